@@ -61,6 +61,7 @@ VISUALIZERS = _child('visualizer', _mmdet.VISUALIZERS)
 # Kinds that mmdet does not have.
 REWARDS = Registry('reward', scope='mmdpad', locations=['mmdpad.rewards'])
 ROLLOUTS = Registry('rollout', scope='mmdpad', locations=['mmdpad.models'])
+TASKS = Registry('task', scope='mmdpad', locations=['mmdpad.tasks'])
 
 
 def scope_of(config: Mapping[str, Any], default: str = 'mmengine') -> str:

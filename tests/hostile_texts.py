@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 
 from mmdpad.prompts import format_objects_response, format_response
-from mmdpad.prompts.template import EXAMPLE_OBJECTS_RESPONSE, EXAMPLE_RESPONSE
+from mmdpad.prompts.template import EXAMPLES
 
 _BOX, _POINTS = (10, 20, 430, 640), ((15, 30), (200, 300))
 GOOD = [
-    EXAMPLE_RESPONSE,
-    EXAMPLE_OBJECTS_RESPONSE,
+    EXAMPLES['default'],
+    EXAMPLES['several_objects'],
     format_response('The dog is left of the tree. ' * 8, _BOX, _POINTS, 'a brown dog'),
     format_response('狗在树的左边。', _BOX, _POINTS, 'чёрный пёс \U0001F415'),
     format_objects_response('none is meant', [], 'nothing'),
@@ -124,7 +124,7 @@ def long_texts(length: int) -> dict[str, str]:
     bare = {**{f'only {tag}': fill(tag) for tag in TAGS},
             'tags in pairs': fill('</think><answer>'), 'answer and blanks': fill('</answer>  '),
             'tags and blanks': '</think>' + fill(' '), 'answers': fill('<answer>{}</answer>'),
-            'good answers': fill(EXAMPLE_RESPONSE), 'braces': fill('{}'), 'opened': fill('{x')}
+            'good answers': fill(EXAMPLES['default']), 'braces': fill('{}'), 'opened': fill('{x')}
     return {
         **bare,
         **{name: f'<think>t</think>\n<answer>{answer}</answer>\n<caption>c</caption>'

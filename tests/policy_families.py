@@ -13,7 +13,8 @@ class Facts:
     Attributes:
         name, coordinates: Of :class:`mmdpad.models.heads.families.PolicyFamily`.
         patch: Side of a patch in pixels.
-        fewest, most: Pixels of an image that the processor keeps.
+        fewest, most: Pixels of an image that the processor keeps as a whole; 0 if it only makes
+            tiles.
         side, tokens: Side of the model image in the configs, and its image tokens.
         tower: Linear layers in a block of the vision tower, by name.
         flat: Whether config.json was first published without `text_config`.
@@ -22,6 +23,9 @@ class Facts:
         vision_tokens: Tokens that a response may not contain.
         linears: Linear layers in the language model of a tiny folder, by which LoRA counts.
         tied: Whether the output head of the tiny folder is the embedding.
+        limit: `max_prompt_tokens` in the configs.
+        tile: Side of a tile in pixels; 0 where images have no tiles but a grid of patches.
+        samples: Whether generation_config.json asks for sampling.
     """
 
     name: str
@@ -39,6 +43,9 @@ class Facts:
                                       '<|vision_end|>')
     linears: int = 2 * 7  # q, k, v, o, gate, up, down of two layers
     tied: bool = True
+    limit: int = 1300
+    tile: int = 0
+    samples: bool = True
 
 
 def _tower(*mlp: str) -> frozenset[str]:
@@ -75,5 +82,22 @@ FACTS = dict(
     glm4v=Facts('GLM-4.1V', 'relative_1000', ends=(*_GLM_ENDS, '</answer>'),
                 chat=_GLM_CHAT + '\n', **_GLM_DENSE),
     glm46v=Facts('GLM-4.6V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM_DENSE),
-    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM))
+    glm4v_moe=Facts('GLM-4.5V', 'relative_1000', ends=_GLM_ENDS, chat=_GLM_CHAT, **_GLM),
+    internvl=Facts(
+        'InternVL', 'relative_1000', patch=14, fewest=0, most=0, side=896, tokens=5 * 256, tile=448,
+        limit=1700,
+        tower=frozenset(('attention.q_proj', 'attention.k_proj', 'attention.v_proj',
+                         'attention.projection_layer', 'mlp.fc1', 'mlp.fc2')),
+        flat=False, ends=('<|im_end|>', ), vision_tokens=('<IMG_CONTEXT>', ), tied=False,
+        chat='<|im_start|>user\n<IMG_CONTEXT>\n{question}<|im_end|>\n<|im_start|>assistant\n',
+        samples=False),
+    # A tile and the thumbnail have 256 tokens each; a convolution, attention and two MLPs.
+    lfm2_vl=Facts(
+        'LFM2-VL', 'relative_1', patch=16, fewest=65536, most=262144, side=1024, tokens=5 * 256,
+        tile=512, limit=1700, tower=frozenset((
+            *(f'self_attn.{name}_proj' for name in ('q', 'k', 'v', 'out')), 'mlp.fc1', 'mlp.fc2')),
+        flat=False, ends=('<|im_end|>', ), vision_tokens=('<image>', ), linears=2 + 4 + 2 * 3,
+        chat='<|startoftext|><|im_start|>user\n<image>{question}<|im_end|>\n'
+             '<|im_start|>assistant\n',
+        samples=False))
 """`model_type` -> facts."""

@@ -78,6 +78,14 @@ def change_json(path: Path, /, *dropped: str, **entries: Any) -> None:
     path.write_text(json.dumps(content, indent=2), encoding='utf-8')
 
 
+def shrink_tiles(folder: Path, side: int = 56) -> str:
+    """Lets InternVL's processor make tiles of `side` pixels, in place of 448; 28 pixels are a
+    token. The tower interpolates its position embeddings."""
+    change_json(folder / 'preprocessor_config.json', size=dict(height=side, width=side))
+    change_json(folder / 'processor_config.json', image_seq_length=(side // 28)**2)
+    return str(folder)
+
+
 def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     """Rewrites `model.safetensors`."""
     path = folder / 'model.safetensors'

@@ -9,6 +9,7 @@ import torch
 from mmdet.evaluation import RefSegMetric
 from mmengine.config import Config
 from mmengine.runner import Runner
+from policy_families import FACTS
 
 from mmdpad.datasets.checking import as_built, find_datasets
 from mmdpad.engine.check_config import check_config
@@ -147,7 +148,9 @@ OTHER_POLICIES = dict(
     qwen3vl8b=('Qwen3-VL-8B-Instruct', 832, 'qwen3_vl'),
     qwen3_5_9b=('Qwen3.5-9B', 832, 'qwen3_5'),
     qwen3_5_35b_a3b_lora=('Qwen3.5-35B-A3B', 832, 'qwen3_5_moe'),
-    glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'))
+    glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'),
+    internvl3_5_8b=('InternVL3_5-8B-HF', 896, 'internvl'),
+    lfm2_5vl3b=('LFM2.5-VL-3B', 1024, 'lfm2_vl'))
 
 
 @pytest.mark.parametrize('name', OTHER_POLICIES)
@@ -157,6 +160,7 @@ def test_another_policy_changes_weights_and_size_only(name):
     own, base = (Config.fromfile(ROOT / f'configs/dpad/{stem}_reasonseg.py').to_dict()
                  for stem in (name, base))
     assert own['model']['policy'].pop('pretrained') == f'checkpoints/{pretrained}'
+    assert own['model']['policy'].pop('max_prompt_tokens', 1300) == FACTS[family].limit
     assert base['model']['policy'].pop('pretrained') == 'checkpoints/Qwen2.5-VL-7B-Instruct'
     sizes = []
     for part in ('train', 'val', 'test'):
@@ -182,7 +186,7 @@ def test_another_policy_answers_about_a_photo(name, tmp_path):
                             'model.policy.max_prompt_tokens': 3000,  # of a tiny vocabulary
                             'model.test_cfg.max_new_tokens': 4})
     model = MODELS.build(config.model).eval()
-    assert recomputes(model) and model.policy.coordinates == 'relative_1000'
+    assert recomputes(model) and model.policy.coordinates == FACTS[family].coordinates
     loader = config.test_dataloader
     loader.dataset.update(EVALUATION_DATA[loader.dataset.type], indices=1)
     loader.update(num_workers=0, persistent_workers=False)

@@ -12,7 +12,7 @@ import mmdpad
 ROOT = Path(mmdpad.__file__).parent
 # What a layer may import of mmdpad, itself included.
 BASE = {'version', 'utils', 'registry', 'structures'}
-PURE = BASE | {'geometry', 'prompts', 'rewards', 'rl'}
+PURE = BASE | {'geometry', 'prompts', 'rewards', 'rl', 'tasks'}
 PARTS = PURE | {'datasets', 'models', 'toy'}
 METHOD = PARTS | {'engine', 'evaluation', 'visualization'}
 TOOLING = METHOD | {'preflight', 'analysis', 'apis', 'cli'}
@@ -21,6 +21,7 @@ ALLOWED = {
     'utils': {'utils'},
     'geometry': BASE | {'geometry'},
     'prompts': BASE | {'geometry', 'prompts'},
+    'tasks': BASE | {'geometry', 'prompts', 'tasks'},
     'rl': BASE | {'rl'},
     'rewards': PURE - {'rl'},
     'toy': BASE | {'toy'},
@@ -60,7 +61,7 @@ def test_imports_run_one_way(layer):
         assert ours <= ALLOWED[layer], f'{path.name} imports {sorted(ours - ALLOWED[layer])}'
 
 
-@pytest.mark.parametrize('layer', ['structures', 'geometry', 'prompts', 'rewards', 'rl'])
+@pytest.mark.parametrize('layer', ['structures', 'geometry', 'prompts', 'tasks', 'rewards', 'rl'])
 def test_the_pure_folders_know_no_model(layer):
     for path in (ROOT / layer).rglob('*.py'):
         heavy = {name.split('.')[0] for name in imported(path)} & HEAVY

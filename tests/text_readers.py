@@ -36,6 +36,11 @@ TERMS = dict(
     iou=dict(type='BoxIoUReward', threshold=None), l1=dict(type='BoxL1Reward'),
     points=dict(type='PointL1Reward'), length=dict(type='ReasoningLengthReward', soft=20, hard=400),
     repetition=dict(type='RepetitionReward'),
+    f1=dict(type='DetectionF1Reward'), detection_iou=dict(type='DetectionIoUReward'),
+    ap=dict(type='DetectionAPReward'), count=dict(type='CountReward'),
+    rejection=dict(type='RejectionReward'),
+    words=dict(type='AnswerReward', measure='number'),
+    evidence=dict(type='EvidenceIoUReward'),
     quantile=dict(type='QuantileReward', term=dict(type='BoxIoUReward', threshold=None)))
 IMAGE_SHAPE, PROMPT_SHAPE = (24, 36), (840, 840)
 # As the published code has them; for short texts.
@@ -107,8 +112,10 @@ def rollout_of(texts: list[str], several: bool, group_size: int = 1) -> RolloutB
         boxes = torch.tensor([[10., 20., 430., 640.], [300., 5., 839., 70.]])[:targets]
         points = torch.tensor([[[15., 30.], [200., 300.]], [[310., 9.], [700., 60.]]])[:targets]
         samples.append(DetDataSample(
-            metainfo=dict(img_id=prompt, img_path='a.jpg', question='which?'),
-            model_targets=InstanceData(bboxes=boxes, points=points[:, :1 + (not several)])))
+            metainfo=dict(img_id=prompt, img_path='a.jpg', question='which?', classes=('cup', ),
+                          class_labels=(0, ), answers=('2', )),
+            model_targets=InstanceData(bboxes=boxes, points=points[:, :1 + (not several)],
+                                       labels=torch.zeros(targets, dtype=torch.long))))
     words = [math.nan if p.think is None else float(len(p.think.split())) for p in parsed]
     return RolloutBatch(
         samples, [], group_size, texts, parsed, reasoning_tokens=torch.tensor(words),

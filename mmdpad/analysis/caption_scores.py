@@ -40,7 +40,7 @@ def find_rewards(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name of each discriminative term in a config (:func:`list_rewards`) -> arguments of
     :class:`DiscriminativeReward`; includes terms nested in other terms."""
     return {reward.name: {key: value for key, value in part.items()
-                          if key not in ('type', '_scope_', 'weight')}
+                          if key not in ('type', '_scope_', 'weight', 'tasks')}
             for reward in list_rewards(config) for kind, part in reward.parts
             if isinstance(kind, type) and issubclass(kind, DiscriminativeReward)}
 

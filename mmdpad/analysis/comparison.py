@@ -11,9 +11,20 @@ import numpy as np
 from mmdpad.evaluation.bootstrap import bootstrap_ratios, percentile_interval
 from mmdpad.evaluation.pairing import number_samples, show_keys
 from mmdpad.evaluation.results import Result
-from mmdpad.evaluation.summary import BOOTSTRAP, Row, find_intervals, ratios, summarize
+from mmdpad.evaluation.summary import (
+    BOOTSTRAP,
+    Row,
+    are_answers,
+    find_intervals,
+    ratios,
+    summarize,
+)
 
 COLUMNS = dict(
+    accuracy='accuracy', evidence_iou='evidence IoU', evidence_recall='evidence recall',
+    evidence_accuracy='evidence right', accuracy_given_right_evidence='accuracy, evidence right',
+    accuracy_given_wrong_evidence='accuracy, evidence wrong', grounded_accuracy='both right',
+    no_evidence_rate='no evidence',
     giou='gIoU', ciou='cIoU', short_giou='short gIoU', short_ciou='short cIoU',
     long_giou='long gIoU', long_ciou='long cIoU', pointing_accuracy='pointing',
     box_accuracy='box', no_target_accuracy='N-acc', target_accuracy='T-acc',
@@ -23,11 +34,13 @@ COLUMNS = dict(
 """Metric -> its title, in the order of the table."""
 
 # These are shares, not percentages.
-_FINE = ('parse_failure_rate', 'truncated_rate', 'repetition', 'fallback_rate')
+_FINE = ('parse_failure_rate', 'truncated_rate', 'repetition', 'fallback_rate', 'no_evidence_rate')
 
 
 def compare_results(results: Sequence[Result]) -> dict[str, Any]:
     """Compare results about the same samples.
+
+    They are of :class:`ReasonSegMetric`, or all of :class:`QuestionAnsweringMetric`.
 
     Samples are paired by id, question and, if a data set has duplicates, their order.
 
@@ -41,9 +54,14 @@ def compare_results(results: Sequence[Result]) -> dict[str, Any]:
         are not comparable, one sentence each; ``bootstrap``.
 
     Raises:
-        ValueError: The results are about different samples.
+        ValueError: The results are about different samples, or of different metrics.
     """
     first, *others = results
+    for other in others:
+        if are_answers(first.rows) != are_answers(other.rows):
+            raise ValueError(f'Results should be of one metric, but one of {first.name!r} and '
+                             f'{other.name!r} is of QuestionAnsweringMetric, and one of '
+                             f'ReasonSegMetric; compare each with its own kind')
     paired = [first.rows, *(pair_rows(first, other) for other in others)]
     return dict(
         results=[dict(name=result.name, metrics=summarize(rows), intervals=find_intervals(rows),

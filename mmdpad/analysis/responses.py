@@ -12,29 +12,34 @@ from typing import Any
 import torch
 
 from mmdpad.geometry.coordinates import to_model_frame
-from mmdpad.prompts import parse_objects_solution, parse_response
+from mmdpad.prompts import parse_objects_solution
 from mmdpad.registry import type_name
 from mmdpad.rewards import ReasoningLengthReward, RewardComposition, list_rewards, score_response
+from mmdpad.rewards.detection import DetectionReward
 from mmdpad.structures import ParseFailure, RolloutBatch
+from mmdpad.tasks import SegmentationTask, Task, WrongTask, find_task
 
 
 def score_responses(rows: Sequence[Mapping[str, Any]],
                     composition: RewardComposition, coordinates: str = 'pixels',
-                    model_shape: tuple[int, int] = (840, 840)) -> list[dict[str, Any]]:
+                    model_shape: tuple[int, int] = (840, 840),
+                    tasks: Mapping[str, Task] | None = None) -> list[dict[str, Any]]:
     """Score responses by the rule terms of a config, and by the published scorer.
 
     Args:
         rows: With ``response`` and ``solution`` (:func:`mmdpad.prompts.parse_objects_solution`;
             if it is a list, the answer must be one too), and ``reasoning_tokens`` if a term counts
-            them.
+            them; and optionally ``task``.
         composition: See :func:`build_rule_terms`.
         coordinates: The coordinates used in the responses, one of
             :data:`mmdpad.geometry.coordinates.COORDINATES`; solutions are in pixels.
         model_shape: (height, width) of the model images; needed unless coordinates are pixels.
+        tasks: The tasks of the model, one of which reads a response: that of the row's ``task``, or
+            the first; None for a segmentation of one object or several, as the solution is.
 
     Returns:
         Each row with its original entries and ``failure`` (a reason or None), ``rewards`` (by
-        term, unweighted), ``total`` (weighted) and ``published``
+        term, unweighted; those of its task), ``total`` (weighted) and ``published``
         (:func:`mmdpad.rewards.score_response`; None if the solution is a list or the coordinates
         are not pixels).
 
@@ -44,11 +49,13 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
     """
     _check_lengths(composition, rows)
     targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
-    parsed = [to_model_frame(
-        parse_response(row['response'], several_objects=_is_list(row['solution'])), coordinates,
-        model_shape) for row in rows]
+    read = [_task_of(number, row, tasks) for number, row in enumerate(rows, start=1)]
+    _check_labels(composition, [name for name, _ in read])
+    parsed = [to_model_frame(task.parse(row['response']), coordinates, model_shape)
+              for row, (_, task) in zip(rows, read, strict=True)]
     rollout = RolloutBatch(
-        data_samples=[SimpleNamespace(model_targets=own) for own in targets],
+        data_samples=[SimpleNamespace(model_targets=own, task=name)
+                      for own, (name, _) in zip(targets, read, strict=True)],
         model_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
         reasoning_tokens=torch.tensor([math.nan if row.get('reasoning_tokens') is None
                                        else float(row['reasoning_tokens']) for row in rows]))
@@ -56,7 +63,8 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
     total = composition.total(rollout)
     return [dict(
         row, failure=answer.reason if isinstance(answer, ParseFailure) else None,
-        rewards={name: float(values[i, 0]) for name, values in rollout.rewards.items()},
+        rewards={name: float(values[i, 0]) for name, values in rollout.rewards.items()
+                 if not values[i, 0].isnan()},
         total=float(total[i, 0]),
         published=(None if _is_list(row['solution']) or coordinates != 'pixels' else
                    score_response(row['response'], row['solution'])))
@@ -68,8 +76,10 @@ def summarize_responses(scored: Sequence[Mapping[str, Any]]) -> dict[str, float]
     of the published scorer, prefixed with ``published/``, over the rows it can score, and
     ``failed_<reason>``, a count for each reason that occurred."""
     published = [row['published'] for row in scored if row['published'] is not None]
+    names = dict.fromkeys(name for row in scored for name in row['rewards'])
     columns = {'total': [row['total'] for row in scored],
-               **{name: [row['rewards'][name] for row in scored] for name in scored[0]['rewards']}}
+               **{name: [row['rewards'][name] for row in scored if name in row['rewards']]
+                  for name in names}}
     if published:
         columns.update({f'published/{name}': [row[name] for row in published]
                         for name in published[0]})
@@ -113,6 +123,30 @@ def _check_lengths(composition: RewardComposition, rows: Sequence[Mapping[str, A
             raise ValueError(f'Reward term {name!r} counts tokens, so each line should have '
                              f'`reasoning_tokens`, as result files do; add it, or leave out the '
                              f'term')
+
+
+def _check_labels(composition: RewardComposition, tasks: Sequence[str]) -> None:
+    """Raise ValueError if a term scores detections: a solution has no labels. ``tasks`` are those
+    of the rows."""
+    for name, term in composition.terms.items():
+        own = composition.tasks[name]
+        for number, task in enumerate(tasks, start=1):
+            if isinstance(term, DetectionReward) and (own is None or task in own):
+                raise ValueError(f'line {number}: the reward term {name!r} needs targets with '
+                                 f'labels, which a `solution` does not have; leave out the lines '
+                                 f'of the task {task!r}, or the term')
+
+
+def _task_of(number: int, row: Mapping[str, Any],
+             tasks: Mapping[str, Task] | None) -> tuple[str, Task]:
+    """Name and task of a row."""
+    if tasks is None:
+        return 'segmentation', SegmentationTask(_is_list(row['solution']))
+    try:
+        task = find_task(row.get('task'), tasks)
+    except WrongTask as error:
+        raise ValueError(f'line {number}: {error}') from error
+    return row.get('task') or next(iter(tasks)), task
 
 
 def _read_targets(number: int, row: Mapping[str, Any]) -> SimpleNamespace:

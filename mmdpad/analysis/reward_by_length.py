@@ -11,7 +11,7 @@ from itertools import groupby, pairwise
 from statistics import fmean, stdev
 from typing import Any
 
-from mmdpad.prompts import parse_response
+from mmdpad.prompts import read_parts
 
 Group = Sequence[tuple[int, Mapping[str, float]]]
 """Words of reasoning and rewards, per response."""
@@ -56,8 +56,8 @@ def length_gaps(rows: Iterable[Mapping[str, Any]], stages: int = 5) -> list[Stag
     """
     if stages < 1:
         raise ValueError(f'`stages` should be at least 1, but got {stages}')
-    groups = [(iteration, [(len((parse_response(row['response']).think or '').split()),
-                            {'total': row['total'], **row['rewards']}) for row in lines])
+    groups = [(iteration, [(len((read_parts(row['response'])[0]['think'] or '').split()),
+                            {'total': row['total'], **_scored(row['rewards'])}) for row in lines])
               for (iteration, _), lines in groupby(rows, lambda row: (row['iter'], row['group']))]
     if not groups:
         raise ValueError('`rows` should be lines of a rollout log, but there are none')
@@ -67,6 +67,11 @@ def length_gaps(rows: Iterable[Mapping[str, Any]], stages: int = 5) -> list[Stag
     parts = [_compare(low, high - 1, [group for i, group in groups if low <= i < high])
              for low, high in pairwise(bounds)]
     return [part for part in parts if part.groups]
+
+
+def _scored(rewards: Mapping[str, float | None]) -> dict[str, float]:
+    """The terms that score the task of a response."""
+    return {name: value for name, value in rewards.items() if value is not None}
 
 
 def _compare(first: int, last: int, groups: Sequence[Group]) -> Stage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os.path as osp
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,23 @@ class Answer(dict):
         parsed = reasoning['parsed']
         failure = (f'{parsed.reason}: {parsed.detail}' if isinstance(parsed, ParseFailure)
                    else None)
-        if failure is None and not len(found.masks) and parsed.objects:
+        masks = found.get('masks')
+        if failure is None and masks is not None and not len(masks) and parsed.objects:
             failure = 'no_mask: the decoder gave no mask'
         objects = [dict(box=box, points=points, score=score) for box, points, score in zip(
             found.bboxes.tolist(), found.points.tolist() if 'points' in found
             else [[]] * len(found), found.scores.tolist(), strict=True)]
+        if any(found.get('label_names', ())):  # not of boxes of evidence
+            objects = [dict(item, label=label, description=description)
+                       for item, label, description in zip(
+                           objects, found.label_names, found.descriptions, strict=True)]
         first = objects[0] if objects else dict(box=None, points=None, score=None)
         return cls(
             query.image, image=query.path, question=query.question,
-            mask=found.masks.cpu().numpy().astype(bool).any(axis=0), **first, objects=objects,
-            caption=parsed.caption, reasoning=parsed.think, response=reasoning['response'],
-            failure=failure, seconds=dict(prepare=prepare_seconds, **reasoning['seconds']))
+            mask=None if masks is None else masks.cpu().numpy().astype(bool).any(axis=0), **first,
+            objects=objects, caption=parsed.caption, answer=parsed.answer, reasoning=parsed.think,
+            response=reasoning['response'], failure=failure,
+            seconds=dict(prepare=prepare_seconds, **reasoning['seconds']))
 
     def draw(self) -> np.ndarray:
         """The image with mask, box and points, and the text beside it: (h, w, 3) uint8 RGB.
@@ -65,8 +72,9 @@ class Answer(dict):
             image, None if self['failure'] else self['mask'],
             [item['box'] for item in self['objects']],
             [point for item in self['objects'] for point in item['points']],
-            self['question'], self['reasoning'], self['caption'],
-            note=self['failure'] and f'No answer: {self["failure"]}')
+            self['question'], self['reasoning'],
+            self['caption'] or list_objects(self['objects']),
+            note=self['failure'] and f'No answer: {self["failure"]}', answer=self.get('answer'))
 
     def write(self, log: str, picture: np.ndarray | None = None) -> str:
         """Append a line to a :func:`new_log` (the mask as COCO RLE) and save the picture beside
@@ -82,7 +90,9 @@ class Answer(dict):
         stem = Path(self['image'] or 'image').stem
         path = write_atomically(osp.join(osp.dirname(log), f'{stem}.png'),
                                 _as_png(self.draw() if picture is None else picture))
-        line = dict(self, mask=encode_mask(self['mask']), picture=osp.basename(path))
+        mask = self['mask']
+        line = dict(self, mask=None if mask is None else encode_mask(mask),
+                    picture=osp.basename(path))
         with open(log, 'ab') as file:
             file.write(to_jsonl([line]))
         return path
@@ -90,6 +100,13 @@ class Answer(dict):
     def _repr_png_(self) -> bytes:
         """What IPython displays."""
         return _as_png(self.draw())
+
+
+def list_objects(objects: Sequence[Mapping[str, Any]]) -> str:
+    """Labels and descriptions of objects in words, ``label: description; ...``; empty if they have
+    none."""
+    return '; '.join(': '.join(filter(None, (item['label'], item['description'])))
+                     for item in objects if item.get('label'))
 
 
 def _as_png(picture: np.ndarray) -> bytes:

@@ -27,10 +27,12 @@ class Query:
     Attributes:
         image: A path, or a uint8 RGB array (H, W, 3).
         question: The question as the user wrote it.
+        task: Name of its task; None for the model's first.
     """
 
     image: str | np.ndarray
     question: str
+    task: str | None = None
 
     @property
     def path(self) -> str | None:
@@ -38,7 +40,8 @@ class Query:
 
 
 def pair_queries(images: ImageInput | Sequence[ImageInput],
-                 questions: str | Sequence[str], max_pixels: int = MAX_PIXELS) -> list[Query]:
+                 questions: str | Sequence[str], max_pixels: int = MAX_PIXELS,
+                 task: str | None = None) -> list[Query]:
     """Pair images with questions: equal numbers, or one of either for all of the other. A folder's
     path stands for the images in it (:data:`IMAGE_SUFFIXES`), sorted by name.
 
@@ -68,7 +71,7 @@ def pair_queries(images: ImageInput | Sequence[ImageInput],
                              f'{question!r}')
     usable = [_check_image(image, number, max_pixels) for number, image in enumerate(images)]
     count = max(len(usable), len(questions))
-    return [Query(image, question) for image, question in
+    return [Query(image, question, task) for image, question in
             zip(usable * (count // len(usable)), questions * (count // len(questions)),
                 strict=True)]
 

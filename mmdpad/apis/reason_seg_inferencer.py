@@ -21,6 +21,7 @@ from mmdpad.apis.mmengine_inferencer import BaseInferencer  # before what import
 from mmdpad.datasets.transforms import pixel_limit
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.registry import INFERENCERS, MODELS, TRANSFORMS, resolve
+from mmdpad.tasks import find_task
 from mmdpad.utils import find_config, open_config
 from mmdpad.utils.number_checks import check_number
 from mmdpad.utils.threads import follow_free_cores
@@ -36,7 +37,8 @@ _HINT = ('`weights` should be a checkpoint that tools/train.py wrote for this co
 
 @INFERENCERS.register_module()
 class ReasonSegInferencer(BaseInferencer):
-    """Answers questions about images with a mask, a box, two points, a caption and the reasoning.
+    """Answers questions about images with a mask, a box, two points, a caption and the reasoning,
+    or with whatever another task asks for.
 
     Threads may share one; they take turns, also within a call for many questions. As a context
     manager (``with``) it frees its memory on exit.
@@ -78,7 +80,8 @@ class ReasonSegInferencer(BaseInferencer):
                  questions: str | Sequence[str],
                  batch_size: int = 1,
                  return_vis: bool = False,
-                 out_dir: str | None = None) -> list[Answer]:
+                 out_dir: str | None = None,
+                 task: str | None = None) -> list[Answer]:
         """Answer one question about each image, several about one image, or one per image.
 
         Args:
@@ -93,6 +96,8 @@ class ReasonSegInferencer(BaseInferencer):
             out_dir: Folder for one picture per answer and ``results.jsonl`` (masks as COCO RLE),
                 one line as soon as the answers up to those of its batch are ready; existing files
                 are kept, and a number is added to a name that is taken.
+            task: Name of the questions' task, one of the config's ``model.tasks``; None for the
+                first.
 
         Returns:
             One dict per pair, in order: ``image`` (path or None), ``question``, ``mask`` (H, W)
@@ -104,19 +109,23 @@ class ReasonSegInferencer(BaseInferencer):
             not be used; then ``mask`` is empty and ``box``, ``points`` and ``score`` are None. If
             an answer may name several objects, ``mask`` covers all of them, ``objects`` has a dict
             of ``box``, ``points`` and ``score`` for each, and the three keys above belong to the
-            first. With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
+            first. If the task decodes no masks, ``mask`` is None, and each of ``objects`` also has
+            ``label`` and ``description``; ``answer`` is the answer in words, None if the task asks
+            for none. With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
             :meth:`Answer.draw` makes it on request.
 
         Raises:
-            ValueError, TypeError: The input cannot be used, see :func:`pair_queries`, or the
-                batch size is below 1; raised before any work. An image that cannot be read after
-                all is an error once the answers of the batches before it are ready.
+            ValueError, TypeError: The input cannot be used, see :func:`pair_queries`, the model
+                lacks the task, or the batch size is below 1; raised before any work. An image that
+                cannot be read after all is an error once the answers of the batches before it are
+                ready.
             RuntimeError: The inferencer was closed.
         """
-        queries = pair_queries(images, questions, pixel_limit(self.pipeline))
+        queries = pair_queries(images, questions, pixel_limit(self.pipeline), task)
         batch_size = check_number('batch_size', batch_size, 'at least 1', lambda n: n >= 1,
                                   whole=True)
         self._check_open()
+        self._check_task(task)
         log = None if out_dir is None else new_log(out_dir)
         answers: list[Answer] = []
         with closing(self._answer(queries, batch_size)) as found:
@@ -129,11 +138,12 @@ class ReasonSegInferencer(BaseInferencer):
                 answers.append(answer)
         return answers
 
-    def stream(self, image: ImageInput, question: str) -> Iterator[str | Answer]:
+    def stream(self, image: ImageInput, question: str,
+               task: str | None = None) -> Iterator[str | Answer]:
         """Yield the response to one question while it is being written.
 
         Args:
-            image, question: As in :meth:`__call__`, one of each.
+            image, question, task: As in :meth:`__call__`, one of each.
 
         Yields:
             The response so far, longer each time; finally the :class:`Answer`. Closing the
@@ -144,11 +154,12 @@ class ReasonSegInferencer(BaseInferencer):
         Raises:
             ValueError, TypeError, RuntimeError: As in :meth:`__call__`, at once.
         """
-        queries = pair_queries(image, question, pixel_limit(self.pipeline))
+        queries = pair_queries(image, question, pixel_limit(self.pipeline), task)
         if len(queries) > 1:
             raise ValueError(f'`stream` should get one image and one question, but got '
                              f'{len(queries)} pairs; call the inferencer for several')
         self._check_open()
+        self._check_task(task)
 
         def answer(streamer: Streamer) -> Answer:
             found, = self._answer(queries, streamer=streamer)
@@ -172,6 +183,10 @@ class ReasonSegInferencer(BaseInferencer):
     def _check_open(self) -> None:
         if self.model is None:
             raise RuntimeError('The inferencer should be open, but it was closed; make a new one')
+
+    def _check_task(self, task: str | None) -> None:
+        if task is not None:  # a model of another kind has no tasks
+            find_task(task, getattr(self.model, 'tasks', {}))
 
     def _tracked(self, answers: Iterator[Answer], total: int) -> Iterable[Answer]:
         if not self.show_progress:
@@ -275,4 +290,5 @@ def build_pipeline(cfg: Config) -> Compose:
 def _item(query: Query) -> dict[str, Any]:
     """The input of a pipeline's first step."""
     image = dict(img_path=query.image) if query.path else dict(img=query.image)
-    return dict(image, question=query.question, texts=[query.question], img_id=query.path)
+    asked = dict(image, question=query.question, texts=[query.question], img_id=query.path)
+    return asked if query.task is None else dict(asked, task=query.task)

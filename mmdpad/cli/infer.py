@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'config names)')
     parser.add_argument('--out-dir', default='outputs', help='folder for pictures and '
                         'results.jsonl; existing files are kept (default: %(default)s)')
+    parser.add_argument('--task', help='name of one of the tasks of the config (model.tasks); '
+                        'default: the first')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     args = parser.parse_args(argv)
     for image in args.images:
@@ -59,11 +61,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         from mmdpad.apis.reason_seg_inferencer import build_pipeline
         from mmdpad.datasets.transforms import pixel_limit
         from mmdpad.models.non_finite import NonFiniteError
+        from mmdpad.tasks import find_task, tasks_of_model
         MMLogger.get_current_instance().setLevel('WARNING')
         logging.disable_progress_bar()
         try:
             cfg = open_config(config)
             # Fail before a large model is loaded.
+            if args.task is not None:
+                find_task(args.task, tasks_of_model(cfg.model))
             queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
             infer = ReasonSegInferencer(cfg, args.weights, args.device)
         except (FileNotFoundError, ValueError) as error:
@@ -75,7 +80,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     for query in queries:
         print(f'\n{query.path}', flush=True)
         try:
-            answer = show(infer.stream(query.image, query.question), sys.stdout.isatty())
+            answer = show(infer.stream(query.image, query.question, args.task), sys.stdout.isatty())
         except NonFiniteError as error:
             raise SystemExit(str(error)) from error
         print(format_answer(answer, answer.write(log)), flush=True)
@@ -101,13 +106,14 @@ def format_answer(answer: dict[str, Any], picture: str) -> str:
     """An answer as readable text; ``picture`` is the path of its drawing."""
     from mmdpad.visualization.text_panel import printable
     rows = dict(question=answer['question'], reasoning=answer['reasoning'],
-                caption=answer['caption'])
+                caption=answer['caption'], answer=answer.get('answer'))
     if answer['failure']:
         rows['no answer'] = answer['failure']
     for number, item in enumerate(answer['objects'], start=1):
         name = 'box' if len(answer['objects']) == 1 else f'box {number}'
         sides = ', '.join(f'{side:.0f}' for side in item['box'])
-        rows[name] = f'{sides} (x1, y1, x2, y2; pixels)'
+        said = ': '.join(filter(None, (item.get('label'), item.get('description'))))
+        rows[name] = ', '.join(filter(None, (f'{sides} (x1, y1, x2, y2; pixels)', said)))
     rows['picture'] = picture
     width = max(map(len, rows))
     return '\n'.join(f'  {name:{width}}  {printable(text)}' for name, text in rows.items() if text)

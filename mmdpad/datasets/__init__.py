@@ -10,9 +10,12 @@ from mmdpad.utils.late_exports import late_exports
 
 if TYPE_CHECKING:
     from . import samplers, transforms
+    from .answer_lines import AnswerLinesDataset, VisualCoTDataset
     from .errors import DatasetError
+    from .gqa import GQADataset
     from .json_lines import JsonLinesDataset
     from .mask_folder import MaskFolderDataset
+    from .question_answering import QuestionAnsweringDataset
     from .question_dataset import QuestionDataset
     from .reason_seg import ReasonSegDataset
     from .reason_seg_annotation import read_reasonseg_annotation
@@ -20,16 +23,22 @@ if TYPE_CHECKING:
     from .referring_seg import ReferringSegDataset
     from .seg_zero import SegZeroDataset
     from .seg_zero_eval import SegZeroEvalDataset
+    from .visual7w import Visual7WDataset
+    from .vqa import TextVQADataset, VQADataset
 
 __all__ = [
-    'DatasetError', 'JsonLinesDataset', 'MaskFolderDataset', 'QuestionDataset',
-    'ReasonSegDataset', 'ReasoningDataset', 'ReferringSegDataset', 'SegZeroDataset',
-    'SegZeroEvalDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
+    'AnswerLinesDataset', 'DatasetError', 'GQADataset', 'JsonLinesDataset', 'MaskFolderDataset',
+    'QuestionAnsweringDataset', 'QuestionDataset', 'ReasonSegDataset', 'ReasoningDataset',
+    'ReferringSegDataset', 'SegZeroDataset', 'SegZeroEvalDataset', 'TextVQADataset', 'VQADataset',
+    'Visual7WDataset', 'VisualCoTDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
 ]
 __getattr__, __dir__ = late_exports(__name__, {
+    'answer_lines': ('AnswerLinesDataset', 'VisualCoTDataset'),
     'errors': ('DatasetError',),
+    'gqa': ('GQADataset',),
     'json_lines': ('JsonLinesDataset',),
     'mask_folder': ('MaskFolderDataset',),
+    'question_answering': ('QuestionAnsweringDataset',),
     'question_dataset': ('QuestionDataset',),
     'reason_seg': ('ReasonSegDataset',),
     'reason_seg_annotation': ('read_reasonseg_annotation',),
@@ -39,4 +48,6 @@ __getattr__, __dir__ = late_exports(__name__, {
     'seg_zero': ('SegZeroDataset',),
     'seg_zero_eval': ('SegZeroEvalDataset',),
     'transforms': (),
+    'visual7w': ('Visual7WDataset',),
+    'vqa': ('TextVQADataset', 'VQADataset'),
 })

@@ -11,8 +11,8 @@ from mmcv.transforms import LoadImageFromFile
 from mmdpad.registry import DATASETS, type_name
 from mmdpad.utils import LOADERS
 
+from .class_annotations import label_names
 from .errors import DatasetError, collecting
-from .question_dataset import label_names
 from .reasoning_dataset import for_evaluation, show_names
 from .transforms.questions import QuestionFromLabel
 from .wrappers import base_datasets, open_wrappers

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 SHOWN = 5
@@ -65,3 +66,11 @@ def collecting(problems: list[DatasetError]) -> Iterator[None]:
         yield
     except DatasetError as error:
         problems.append(error)
+
+
+def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[DatasetError]:
+    """Yield a problem for each id that occurs more than once; ``name`` names the kind of id."""
+    for value, count in Counter(ids).items():
+        if count > 1:
+            yield DatasetError(f'{where} has {name} {value!r} {count} times; ids should differ: '
+                               'rename or remove all but one', 'duplicate id')

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from .annotation_fields import (
     read_text,
     wrong_field,
 )
-from .errors import DatasetError, collecting
+from .errors import DatasetError, collecting, find_duplicates
 from .images import probe_image
-from .reasoning_dataset import ReasoningDataset, find_duplicates
+from .reasoning_dataset import ReasoningDataset
 from .transforms.loading import check_segmentation, marks_pixels
 
 
@@ -40,6 +40,7 @@ FIELDS = {
     'objects': (True, lambda v: isinstance(v, list), 'a list of segmentations, one per object'),
     'ignore': (False, lambda v: isinstance(v, list), 'a list of segmentations'),
     'is_sentence': (False, lambda v: isinstance(v, bool), 'true or false'),
+    'task': (False, lambda v: isinstance(v, str) and v != '', 'the name of a task'),
     'height': (False, _is_side, 'the height of the image in pixels, a positive integer'),
     'width': (False, _is_side, 'the width of the image in pixels, a positive integer'),
 }
@@ -52,7 +53,8 @@ class JsonLinesDataset(ReasoningDataset):
     A line is an object with ``id``, ``image``, ``texts`` (questions about one target) and
     ``objects`` (COCO segmentations, one per target object, [] for no target). Optional fields are
     ``is_sentence`` (None if missing), ``ignore`` (segmentations of regions that the evaluation
-    leaves out), ``height`` and ``width`` of the image, and those of :mod:`.annotation_fields`.
+    leaves out), ``task`` (before that of the data set), ``height`` and ``width`` of the image, and
+    those of :mod:`.annotation_fields`.
     Other keys and empty lines are ignored.
 
     An item also has ``ann_path`` (file and line, for messages), ``instances`` for the transform
@@ -86,8 +88,8 @@ class JsonLinesDataset(ReasoningDataset):
     def read_items(self) -> Iterator[dict | DatasetError]:
         """Yield items in the order of lines; each image is read only once."""
         lines: dict[str, dict] = {}
-        for where, line in self._read_lines():
-            faults = _find_malformed(line, where)
+        for where, line in read_lines(self.ann_file):
+            faults = find_malformed(line, where, FIELDS)
             yield from faults
             if not faults:
                 lines[where] = line
@@ -102,22 +104,6 @@ class JsonLinesDataset(ReasoningDataset):
                     sizes[image] = None
                     yield error
             yield from self._make_items(line, where, sizes[image])
-
-    def _read_lines(self) -> Iterator[tuple[str, Any]]:
-        """Yield the location and the content of each line; the content is None if not JSON."""
-        path = Path(self.ann_file)
-        if not path.is_file():
-            found = ', '.join(sorted(p.name for p in path.parent.glob('*.jsonl'))) or 'none'
-            raise DatasetError(f'`ann_file` should be a file of JSON lines, but {path} is not a '
-                               f'file; *.jsonl in its folder: {found}', 'missing split')
-        # Only \n ends a line: texts may contain other characters that `splitlines` splits at.
-        for number, text in enumerate(read_text(path).split('\n'), start=1):
-            if text.strip():
-                try:
-                    line = json.loads(text)
-                except (ValueError, RecursionError):
-                    line = None
-                yield f'{path}, line {number}', line
 
     def _image_path(self, line: dict) -> str:
         folder = self.data_prefix.get('img_path', Path(self.ann_file).parent)
@@ -135,7 +121,7 @@ class JsonLinesDataset(ReasoningDataset):
                 f'{size}; correct the line, or use the right image', 'wrong size'))
         with collecting(problems):
             check_questions(line['texts'], 'texts', where)
-        optional: dict[str, Any] = {}
+        optional: dict[str, Any] = {key: line[key] for key in ('task', ) if key in line}
         with collecting(problems):
             optional.update(parse_answer(where, line))
         with collecting(problems):
@@ -165,13 +151,36 @@ class JsonLinesDataset(ReasoningDataset):
             yield from ask_texts(item, line['texts'], self.texts)
 
 
-def _find_malformed(line: Any, where: str) -> list[DatasetError]:
-    """The problems with the form of a line's fields."""
+def read_lines(ann_file: str) -> Iterator[tuple[str, Any]]:
+    """Yield the location and the content of each line of a file; the content is None if it is not
+    JSON.
+
+    Raises:
+        DatasetError: The file does not exist.
+    """
+    path = Path(ann_file)
+    if not path.is_file():
+        found = ', '.join(sorted(p.name for p in path.parent.glob('*.jsonl'))) or 'none'
+        raise DatasetError(f'`ann_file` should be a file of JSON lines, but {path} is not a '
+                           f'file; *.jsonl in its folder: {found}', 'missing split')
+    # Only \n ends a line: texts may contain other characters that `splitlines` splits at.
+    for number, text in enumerate(read_text(path).split('\n'), start=1):
+        if text.strip():
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                line = None
+            yield f'{path}, line {number}', line
+
+
+def find_malformed(line: Any, where: str,
+                   fields: Mapping[str, tuple[bool, Any, str]]) -> list[DatasetError]:
+    """The problems with the form of a line's fields, see :data:`FIELDS`."""
     if not isinstance(line, dict):
         return [DatasetError(f'{where} should be a JSON object on one line, but cannot be read as '
                              'one; correct or remove it', 'unreadable line')]
     missing, problems = [], []
-    for name, (is_needed, is_right, wanted) in FIELDS.items():
+    for name, (is_needed, is_right, wanted) in fields.items():
         if name not in line:
             missing += [f'`{name}`'] * is_needed
         elif not is_right(line[name]):

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import BaseDataset
-from mmengine.fileio import load
 
 from mmdpad.registry import DATASETS, TRANSFORMS, type_name
 
@@ -17,7 +16,6 @@ from .images import probe_image
 from .reasoning_dataset import ReasoningDataset
 from .referring_seg import check_text_mode
 from .transforms.loading import LoadInstanceMasks, instance_rle
-from .transforms.questions import QuestionFromLabel
 
 _COPIED = ('split', 'text_mode', 'split_file')  # settings of a source that say what is asked
 
@@ -30,7 +28,8 @@ class QuestionDataset(ReasoningDataset):
     evaluation asks every question, the same ones in each run. If the items of a source are videos
     (``images``), each frame is asked about. Items have the keys of :class:`ReasoningDataset`, but
     ``is_sentence`` only if the transform knows it, and ``instances`` in mmdet's form: the targets
-    and, with ``ignore_flag=1``, ignored instances that the question could also mean.
+    and, with ``ignore_flag=1``, ignored instances that the question could also mean. With
+    ``QuestionFromClasses``, ``metainfo['classes']`` has the names of the source's labels.
 
     For the drawn items (``num_samples``), the header of each image is checked when the data set is
     built, and the run lengths of each mask if the pipeline loads masks.
@@ -39,10 +38,11 @@ class QuestionDataset(ReasoningDataset):
         source: Config of a data set that mmdet can build (its pipeline is not used), or a built
             one. Put wrappers (``ConcatDataset`` ...) around ``QuestionDataset`` instead.
         questions: Config of :class:`mmdpad.datasets.transforms.QuestionFromExpression`,
-            ``QuestionFromLabel`` or ``QuestionFromPhrase``, or a built one.
-        **kwargs: See :class:`ReasoningDataset`. Questions about labels and phrases may mean several
-            objects unless the transform prevents it: set ``several_objects=True``, also in the
-            model.
+            ``QuestionFromLabel``, ``QuestionFromPhrase`` or ``QuestionFromClasses``, or a built
+            one.
+        **kwargs: See :class:`ReasoningDataset`. Questions about labels, phrases and classes may
+            mean several objects unless the transform prevents it: set ``several_objects=True``,
+            also in the model.
 
     Raises:
         ValueError: The source is a wrapper, or draws its expressions at random
@@ -83,16 +83,18 @@ class QuestionDataset(ReasoningDataset):
 
     def read_items(self) -> Iterator[dict]:
         """Yield items in the order of the source."""
-        names = label_names(self._source) if isinstance(self._ask, QuestionFromLabel) else None
+        known = self._ask.read_source(self._source)
+        if self._ask.asks_classes and known['classes']:
+            self._metainfo['classes'] = tuple(known['classes'])  # what labels of answers mean
         for number in range(len(self._source)):
             info = self._source.get_data_info(number)
             for image in info.get('images', [info]):
-                for question in self._ask.list_questions(
-                        dict(image, classes=names)):
-                    yield dict({key: image[key] for key in ('height', 'width')
-                                if image.get(key) is not None},
-                               img_id=image.get('img_id', Path(image['img_path']).stem),
-                               img_path=image['img_path'], **question)
+                for question in self._ask.list_questions(image | known):
+                    yield question if isinstance(question, DatasetError) else dict(
+                        {key: image[key] for key in ('height', 'width')
+                         if image.get(key) is not None},
+                        img_id=image.get('img_id', Path(image['img_path']).stem),
+                        img_path=image['img_path'], **question)
 
     def load_data_list(self) -> list[dict]:
         """Draw the items, then check their images and masks."""
@@ -128,14 +130,3 @@ class QuestionDataset(ReasoningDataset):
                 'annotated, not resized or rotated', 'wrong image size')
         return found
 
-
-def label_names(dataset: BaseDataset) -> Sequence[str] | None:
-    """The names of a data set's labels, in order; None if it has none.
-
-    mmdet numbers COCO categories in the order of the file, and only those that the file has, so a
-    label need not be the index of its name in ``metainfo['classes']``.
-    """
-    if not hasattr(dataset, 'cat_ids'):
-        return dataset.metainfo.get('classes')
-    names = {category['id']: category['name'] for category in load(dataset.ann_file)['categories']}
-    return [names[number] for number in dataset.cat_ids]

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ class ReasoningDataset(BaseDataset, ABC):
 
     Before the pipeline, an item has the keys ``img_id``, ``img_path``, ``texts`` (all raw texts),
     ``text_index``, ``question`` (the raw text that is asked) and ``is_sentence``, and
-    ``num_targets`` if that may differ from 1.
+    ``num_targets`` if that may differ from 1. ``task`` names the task of the question.
 
     An annotation may mark no target, as some of ReasonSeg's published ones do. If questions may
     have no target (``several_objects``), it is an ordinary item. Otherwise mmengine's ``test_mode``
@@ -45,6 +44,8 @@ class ReasoningDataset(BaseDataset, ABC):
             with seed 9.
         several_objects: A question may mean any number of objects, or none. Otherwise each item
             must have one target, or none that is marked.
+        task: Name of the questions' task, one of ``model.tasks``, for items that do not have their
+            own ``task``; None for the model's first.
         test_mode: Whether the data set is for evaluation, see above; the loops of this package set
             it (:func:`for_evaluation`).
         **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
@@ -54,13 +55,15 @@ class ReasoningDataset(BaseDataset, ABC):
     no_target: tuple[str, ...] = ()
 
     def __init__(self, num_samples: int | None = None, sample_seed: int = 9,
-                 several_objects: bool = False, test_mode: bool = False, **kwargs: Any) -> None:
+                 several_objects: bool = False, test_mode: bool = False,
+                 task: str | None = None, **kwargs: Any) -> None:
         if num_samples is not None and num_samples < 1:
             raise ValueError('`num_samples` should be a positive integer, or None for all items, '
                              f'but got {num_samples}')
         self.num_samples = num_samples
         self.sample_seed = sample_seed
         self.several_objects = several_objects
+        self.task = task
         super().__init__(test_mode=test_mode, **kwargs)
 
     @property
@@ -111,6 +114,8 @@ class ReasoningDataset(BaseDataset, ABC):
             print_log(f'{len(no_target)} item(s) of {self.where} mark no target and are left out '
                       f'of training: {show_names(self.no_target)}', logger='current',
                       level=logging.WARNING)
+        if self.task is not None:
+            items = [dict(task=self.task) | item for item in items]
         return draw_items(items, self.num_samples, self.sample_seed)
 
 
@@ -125,14 +130,6 @@ def draw_items(items: list[dict], number: int | None, seed: int) -> list[dict]:
         return items
     drawn = np.random.default_rng(seed).permutation(len(items))[:number]
     return [items[i] for i in sorted(drawn)]
-
-
-def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[DatasetError]:
-    """Yield a problem for each id that occurs more than once; ``name`` names the kind of id."""
-    for value, count in Counter(ids).items():
-        if count > 1:
-            yield DatasetError(f'{where} has {name} {value!r} {count} times; ids should differ: '
-                               'rename or remove all but one', 'duplicate id')
 
 
 def for_evaluation(dataset: Any) -> Any:

@@ -11,9 +11,9 @@ from mmdet.datasets import RefCocoDataset
 
 from mmdpad.registry import DATASETS
 
-from .errors import DatasetError, collecting
+from .errors import DatasetError, collecting, find_duplicates
 from .images import probe_image
-from .reasoning_dataset import ReasoningDataset, find_duplicates
+from .reasoning_dataset import ReasoningDataset
 from .referring_annotation import Reference, parse_reference, read_instances, read_references
 from .transforms.loading import check_segmentation, marks_pixels
 

@@ -23,10 +23,11 @@ from mmdpad.registry import (
     MODELS,
     REWARDS,
     ROLLOUTS,
+    TASKS,
     TRANSFORMS,
     VISBACKENDS,
 )
-from mmdpad.rewards import build_term
+from mmdpad.rewards import Place, build_term
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import find_wrong_types
@@ -37,7 +38,7 @@ from .refusals import REFUSALS, describe_refusal, unknown_keys
 from .signatures import GIVEN, TAKEN_OUT, known_arguments, missing_arguments
 
 # Built to check their arguments, since building them loads nothing.
-_LIGHT = (HOOKS, TRANSFORMS, METRICS, ROLLOUTS)
+_LIGHT = (HOOKS, TRANSFORMS, METRICS, ROLLOUTS, TASKS)
 _LIGHT_METRICS_OF_MMDET = (CocoMetric, RefSegMetricOfMMDet)
 _OURS = 'mmdpad.'
 # Packages with correct annotations, except for `_MISANNOTATED`; elsewhere in mmdet, annotations
@@ -71,9 +72,9 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
         wrong = [*unknown_keys(node.entry.keys() - TAKEN_OUT, inspect.signature(kind).parameters,
                                node.path, kind.__name__)]
     if node.registry is REWARDS:
-        def weighted(weight: float = 1.0) -> None: ...
+        def placed(weight: float = 1.0, tasks: Sequence[str] | None = None) -> None: ...
 
-        wrong += find_wrong_types(weighted, node.entry, node.path)
+        wrong += find_wrong_types(placed, node.entry, node.path)
     if node.registry is HOOKS and 'priority' in node.entry:
         try:
             get_priority(node.entry['priority'])
@@ -135,7 +136,7 @@ def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None
         return lambda entry: kind(**{
             k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
     if node.registry is REWARDS and module.startswith(_OURS):
-        return lambda entry: build_term({k: v for k, v in entry.items() if k != 'weight'})
+        return lambda entry: build_term(Place.of(entry).term)
     return None
 
 
@@ -200,7 +201,7 @@ def _unknown_type(node: Node, key: str = 'type') -> str:
 def _check_names(node: Node, kind: type) -> Iterator[str]:
     """Yield the unknown and the missing arguments of a class."""
     known = known_arguments(kind)
-    given = node.entry.keys() - TAKEN_OUT
+    given = node.entry.keys() - TAKEN_OUT - ({'tasks'} if node.registry is REWARDS else set())
     if known is not None:
         yield from unknown_keys(given, known, node.path, kind.__name__)
     if not kind.__module__.startswith(_OURS):

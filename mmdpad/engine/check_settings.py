@@ -37,6 +37,7 @@ from mmdpad.models.segmentors.settings import (
 from mmdpad.registry import MODELS, ROLLOUTS, resolve
 from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.rl import PolicyLoss
+from mmdpad.tasks import check_task_arguments, task_arguments
 from mmdpad.utils.argument_types import find_wrong_types, read_defaults
 
 from .check_shape import check_place
@@ -85,6 +86,13 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             default = read_defaults(ReasoningSegmentor)[name]
             yield from check_place(entry[name], f'{path}.{name}', example=(
                 default['type'] if isinstance(default, dict) else 'NAME'))
+    tasks = entry.get('tasks')
+    for name, task in tasks.items() if isinstance(tasks, Mapping) else ():
+        yield from check_place(task, f'{path}.tasks.{name}', example='SegmentationTask')
+    try:
+        check_task_arguments(tasks, **task_arguments(entry))
+    except REFUSALS as error:
+        yield describe_refusal(path, entry, error)
     loss = entry.get('loss')
     kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
     if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):
@@ -120,7 +128,7 @@ def _check_engine(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 def _check_discriminative(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     given = {name: value for name, value in entry.items()
-             if name not in (*TAKEN_OUT, 'discriminator', 'device')}
+             if name not in (*TAKEN_OUT, 'tasks', 'discriminator', 'device')}
     known = inspect.signature(DiscriminativeOptions).parameters
     wrong = [*unknown_keys(given, {*known, 'discriminator', 'device'}, path,
                            'DiscriminativeReward'),

@@ -23,6 +23,7 @@ from mmdpad.models.segmentors.concept_agent import describe_unsuitable
 from mmdpad.models.weights import first_line
 from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
 from mmdpad.rewards import ListedReward, list_rewards
+from mmdpad.tasks import find_tasks
 from mmdpad.utils import renamed
 from mmdpad.utils.argument_types import find_wrong_types
 
@@ -130,7 +131,8 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
         yield f'`model.decoder`: {describe_unsuitable(decoder)}'
     if config.get('strategy') and (policy.get('quantization') or {}).get('load_in_8bit'):
         yield NOT_SHARDED
-    if answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg'):
+    if (answers and config['model'].get('decoder') is None and config.get(f'{split}_cfg')
+            and any(task.decodes_masks for task in find_tasks(config['model']).values())):
         yield (f'`model.decoder` should be configured where `{split}_cfg` asks for masks, but it '
                f'is None; set it, or set `{split}_dataloader`, `{split}_cfg` and '
                f'`{split}_evaluator` to None')
@@ -154,6 +156,11 @@ def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str
     if not config.get('val_cfg') or not metrics or not all(map(_prefix, metrics)):
         return
     prefixes = {_prefix(node): node.kind for node in metrics}
+    evaluator = config['val_evaluator']
+    if isinstance(evaluator, Mapping) and (parts := evaluator.get('dataset_prefixes')):
+        # mmdet's MultiDatasetsEvaluator, with a metric for each data set
+        prefixes |= {f'{part}/{_prefix(node)}': node.kind
+                     for part, node in zip(parts, metrics, strict=False)}
     for path, name in _named_metrics(nodes):
         prefix, _, own = name.rpartition('/')
         if prefix not in prefixes:

@@ -19,7 +19,7 @@ _BY_KEY: dict[str, Registry] = dict(
     worker_init_fn=FUNCTIONS, val_evaluator=registry.METRICS, test_evaluator=registry.METRICS,
     custom_hooks=registry.HOOKS, default_hooks=registry.HOOKS, train_cfg=registry.LOOPS,
     val_cfg=registry.LOOPS, test_cfg=registry.LOOPS, rewards=registry.REWARDS,
-    rollout_engine=registry.ROLLOUTS, optim_wrapper=registry.OPTIM_WRAPPERS,
+    tasks=registry.TASKS, rollout_engine=registry.ROLLOUTS, optim_wrapper=registry.OPTIM_WRAPPERS,
     optimizer=registry.OPTIMIZERS, param_scheduler=registry.PARAM_SCHEDULERS,
     log_processor=registry.LOG_PROCESSORS, visualizer=registry.VISUALIZERS,
     vis_backends=registry.VISBACKENDS, model_wrapper_cfg=registry.MODEL_WRAPPERS,
@@ -84,7 +84,7 @@ def _walk(value: Any, path: str, where: Registry, scope: str | None = None) -> I
         for key, item in value.items():
             inner = where
             if where is not registry.MODELS or key in ('discriminator', 'rollout_engine',
-                                                       'init_cfg'):
+                                                       'init_cfg', 'tasks'):
                 # Within a model, `train_cfg`, `sampler` and the like belong to the model.
                 inner = _BY_KEY.get(key, where)
             yield from _walk(item, f'{path}.{key}', inner, scope)

@@ -31,7 +31,8 @@ UNREADABLE = dict(
     DumpODVGResults=('needs the names of classes as the text', '`mmdpad test --out x.pkl` or '
                      'DumpDetResults'),
     Flickr30kMetric=('needs several phrases of a caption', _BOXES),
-    LVISMetric=("needs LVIS's categories", _BOTH),
+    LVISMetric=("needs LVIS's categories", "LVISMetric of mmdpad (`type='LVISMetric'` in our "
+                "scope, else 'mmdpad.LVISMetric') with questions about classes"),
     OVCocoMetric=('needs base and novel classes', _BOTH),
     OpenImagesMetric=("needs Open Images' hierarchy of classes", _BOXES),
     ReIDMetrics=('compares features of persons', 'ReasonSegMetric'),
@@ -49,6 +50,8 @@ UNREADABLE = dict(
 def why_unreadable(metric: type) -> str | None:
     """Why a metric class cannot read the predictions of :class:`ReasoningSegmentor`, and which to
     use instead; None if it can, or is not one of mmdet's."""
+    if metric.__module__.startswith('mmdpad.'):
+        return None
     for kind in metric.__mro__:
         if kind.__module__.startswith('mmdet.') and kind.__name__ in UNREADABLE:
             reason, instead = UNREADABLE[kind.__name__]

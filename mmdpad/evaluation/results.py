@@ -13,12 +13,14 @@ from typing import Any
 
 from mmdpad.utils import jsonable, read_jsonl, unique_path, write_atomically, write_jsonl
 
-from .summary import BOOTSTRAP, Row, find_intervals, summarize
+from .summary import BOOTSTRAP, Row, are_answers, find_intervals, summarize
 
 UNKNOWN = 'unknown: nothing reported where the answers come from (a run with ProvenanceHook does)'
 
 # Every version of :func:`score_sample` writes these; a row without them comes from elsewhere.
 _NEEDED = ('id', 'question', 'is_sentence', 'iou', 'intersection', 'union', 'failure', 'truncated')
+# The same for :func:`score_question`.
+_NEEDED_OF_ANSWERS = ('id', 'question', 'accuracy', 'num_evidence', 'failure', 'truncated')
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ def read_result(path: str) -> Result:
                              f'the file that ReasonSegMetric wrote')
         lines = place.parent / summary['samples']
     rows = list(read_jsonl(str(lines)))
+    needed, metric = ((_NEEDED_OF_ANSWERS, 'QuestionAnsweringMetric') if are_answers(rows) else
+                      (_NEEDED, 'ReasonSegMetric'))
     for number, row in enumerate(rows, start=1):
-        missing = [name for name in _NEEDED if name not in row]
+        missing = [name for name in needed if name not in row]
         if missing:
-            raise ValueError(f'{lines} should hold lines of ReasonSegMetric, but line {number} '
+            raise ValueError(f'{lines} should hold lines of {metric}, but line {number} '
                              f'lacks {", ".join(missing)}')
     if not rows:
-        raise ValueError(f'{lines} should hold lines of ReasonSegMetric, but is empty')
+        raise ValueError(f'{lines} should hold lines of {metric}, but is empty')
     return Result(path, rows, summary)
 
 

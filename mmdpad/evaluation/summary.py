@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .answer_summary import answer_measures
 from .bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_interval
 
 Row = dict[str, Any]
@@ -20,8 +21,8 @@ BOOTSTRAP = dict(method='percentile, over samples', level=LEVEL, resamples=RESAM
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, float]:
-    """The metrics of :class:`ReasonSegMetric` from its rows (or the lines of its file), without
-    intervals.
+    """The metrics of :class:`ReasonSegMetric` or :class:`QuestionAnsweringMetric` from its rows (or
+    the lines of its file), without intervals.
 
     Raises:
         ValueError: No rows.
@@ -31,7 +32,10 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
         name: float(above / below) if below else 0.0 for name, above, below in
         zip(names, numerators.sum(axis=1), denominators.sum(axis=1), strict=True)}
     metrics['n'] = len(rows)
-    metrics.update({f'n_{name}': sum(map(belongs, rows)) for name, belongs in PARTS.items()})
+    if are_answers(rows):
+        metrics['n_evidence'] = sum(row['num_evidence'] > 0 for row in rows)
+    else:
+        metrics.update({f'n_{name}': sum(map(belongs, rows)) for name, belongs in PARTS.items()})
     if any('fallback' in row for row in rows):
         fallbacks = [one for row in rows for one in row.get('fallback') or ()]
         metrics |= dict(n_objects=len(fallbacks), n_fallback=sum(fallbacks))
@@ -60,12 +64,18 @@ def ratios(rows: Sequence[Row]) -> tuple[list[str], np.ndarray, np.ndarray]:
     """
     if not rows:
         raise ValueError('`rows` should have at least one sample to average over, but got none')
-    found = {name: [measure(row) for row in rows] for name, measure in MEASURES.items()}
+    measures = answer_measures(rows) if are_answers(rows) else MEASURES
+    found = {name: [measure(row) for row in rows] for name, measure in measures.items()}
     if not any(map(_means_nothing, rows)):
-        del found['target_accuracy']
+        found.pop('target_accuracy', None)
     found = {name: pairs for name, pairs in found.items() if any(pairs)}
     columns = np.array([[pair or (0, 0) for pair in pairs] for pairs in found.values()], float)
     return list(found), columns[..., 0], columns[..., 1]
+
+
+def are_answers(rows: Sequence[Row]) -> bool:
+    """Whether rows are about answers in words."""
+    return bool(rows) and 'accuracy' in rows[0]
 
 
 def _always(row: Row) -> bool:

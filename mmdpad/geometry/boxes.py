@@ -81,6 +81,14 @@ def overlaps(box: Sequence[float], shape: tuple[int, int]) -> bool:
     return max(x1, 0) < min(x2, shape[1]) and max(y1, 0) < min(y2, shape[0])
 
 
+def covered_share(box: Sequence[float], shape: tuple[int, int]) -> float:
+    """The share of an image of shape (height, width) that a box XYXY in pixels covers."""
+    x1, y1, x2, y2 = box
+    height, width = shape
+    return (max(min(x2, width) - max(x1, 0), 0) * max(min(y2, height) - max(y1, 0), 0)
+            / (height * width))
+
+
 def enlarge(box: Sequence[float], margin: float) -> Box:
     """Move every side of a box XYXY outward by a fraction of the box's width or height.
 

@@ -2,10 +2,10 @@
 """Conversions between the frames of boxes and points.
 
 ``original``: pixels of the image file after its EXIF rotation. ``model``: pixels of the model
-image, which is resized to a fixed size without keeping its aspect ratio. ``relative_1000``: the
-same image as if it were 1000 wide and 1000 high. All use (x, y) order, x to the right, y down,
-with the origin at the outer corner of the first pixel. A frame is identified by its shape
-(height, width), the order of ``ndarray.shape``.
+image, which is resized to a fixed size without keeping its aspect ratio. ``relative_1000`` and
+``relative_1``: the same image as if it were 1000 or 1 wide and high. All use (x, y) order, x to the
+right, y down, with the origin at the outer corner of the first pixel. A frame is identified by its
+shape (height, width), the order of ``ndarray.shape``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
+from mmdpad.structures import ParseFailure, ReasoningOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-COORDINATES = ('pixels', 'relative_1000')
-"""Coordinates that a policy may write: pixels of the model image, or 0 to 1000."""
+_SIDES = dict(relative_1000=1000, relative_1=1)
+COORDINATES = ('pixels', *_SIDES)
+"""Coordinates that a policy may write: pixels of the model image, 0 to 1000, or 0 to 1."""
 
 
 def scale_points(points: Tensor, from_shape: tuple[int, int],
@@ -65,7 +66,12 @@ def check_coordinates(coordinates: str) -> None:
 def written_shape(coordinates: str, model_shape: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the frame a policy writes in, given the shape of its model image."""
     check_coordinates(coordinates)
-    return model_shape if coordinates == 'pixels' else (1000, 1000)
+    return model_shape if coordinates == 'pixels' else (_SIDES[coordinates], ) * 2
+
+
+def round_coordinate(value: float, coordinates: str) -> float:
+    """Round a coordinate as a response writes it: to an integer, from 0 to 1 to a thousandth."""
+    return round(value, 3) if coordinates == 'relative_1' else round(value)
 
 
 def to_model_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
@@ -94,6 +100,7 @@ def to_model_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
     objects = []
     for found in answer.objects:
         box, points = convert(found.box), convert(found.points)
-        objects.append(AnsweredObject(box and (*box[0], *box[1]),
-                                      None if points is None else tuple(map(tuple, points))))
+        objects.append(replace(
+            found, box=box and (*box[0], *box[1]),
+            points=None if points is None else tuple(map(tuple, points))))
     return replace(answer, objects=tuple(objects))

@@ -25,13 +25,13 @@ from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.hooks import SafeCheckpointHook
 from mmdpad.engine.refusals import REFUSALS, describe_refusal
 from mmdpad.engine.runner import GRPOTrainLoop
-from mmdpad.engine.runner.encoding import asked
+from mmdpad.engine.runner.encoding import check_tasks, find_long_prompts, tasks_asked
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.policy_source import check_policy
 from mmdpad.models.heads.processor_files import describe_files
-from mmdpad.models.heads.prompt_encoder import PromptEncoder, check_prompt_lengths
+from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.quantization import check_trainable, describe_quantization
 from mmdpad.models.heads.recomputation import GB
 from mmdpad.models.rollouts import (
@@ -56,8 +56,15 @@ from mmdpad.registry import (
     type_name,
 )
 from mmdpad.rewards import list_rewards
-from mmdpad.rewards.composition import check_name, check_weight
+from mmdpad.rewards.composition import (
+    check_name,
+    check_weight,
+    describe_unrewarded,
+    find_unrewarded,
+)
+from mmdpad.rewards.composition import check_tasks as check_term_tasks
 from mmdpad.rl import check_estimator
+from mmdpad.tasks import WrongTask, find_tasks
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import read_defaults
 from mmdpad.utils.files import nearest_folder
@@ -101,7 +108,7 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
         policy = (config.get('model') or {}).get('policy')
         encoder = None
         if policy and id(policy) not in faulty:
-            encoder, wrong = _read_processor(policy)
+            encoder, wrong = _read_processor(config.model)
             problems += wrong
             if encoder is not None:
                 notes += [f'model.policy: {encoder.responses.describe()}', 'model.policy: '
@@ -177,12 +184,15 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
             if model is not None and len(dataset):
                 yield from check_sample(model, dataset[0], where, found.nodes)
             if encoder is not None:
-                yield from (f'`{where}`: {problem}' for problem in
-                            check_prompt_lengths(encoder, *asked(dataset), (
-                                {} if where.startswith('train') else test_templates)))
+                check_tasks(find_tasks(config.model), dataset)
+                if where.startswith('train_dataloader'):
+                    yield from _check_rewarded(config, dataset, found.nodes)
+                templates = {} if where.startswith('train') else test_templates
+                yield from (f'`{where}`: {problem}'
+                            for problem in find_long_prompts(encoder, dataset, templates))
                 yield from (f'`{where}`: {problem}'
                             for problem in _check_responses(encoder, dataset))
-        except DatasetError as error:
+        except (DatasetError, WrongTask) as error:
             yield f'`{where}`: {error}'
         except ImportError as error:
             if not is_kind(entry, TableDataset, DATASETS):  # already reported
@@ -199,14 +209,27 @@ def _check_data(config: Config, training: bool, found: Findings, encoder: Prompt
             yield f'`{node.path}.ann_file`: {path} does not exist; download it or correct the path'
 
 
-def _read_processor(policy: Any) -> tuple[PromptEncoder | None, list[str]]:
-    """Build the prompt encoder of a policy whose folder exists; also return its problems."""
+def _check_rewarded(config: Config, dataset: Any, nodes: list[Node]) -> Iterator[str]:
+    """Find tasks of the training data that no reward term scores."""
+    if not _is(config.get('train_cfg'), GRPOTrainLoop, nodes):
+        return
+    asked = [name or next(iter(find_tasks(config.model))) for name in tasks_asked(dataset)]
+    rewards = list_rewards(config)
+    if rewards and (without := find_unrewarded([one.tasks for one in rewards], asked)):
+        yield describe_unrewarded(without)
+
+
+def _read_processor(model: Any) -> tuple[PromptEncoder | None, list[str]]:
+    """Build the prompt encoder of a model whose policy's folder exists; also return its
+    problems."""
+    policy = model['policy']
     folder = find_folder(policy['pretrained']) if policy.get('pretrained') else None
-    if folder is None or not (folder / 'config.json').is_file():
-        return None, []  # not one of this plugin's policies
+    templates = {name: task.template for name, task in find_tasks(model).items()}
+    if folder is None or not (folder / 'config.json').is_file() or not templates:
+        return None, []  # not one of this plugin's policies, or wrong tasks
     try:
         coordinates = policy.get('coordinates') or find_family(str(folder)).coordinates
-        return PromptEncoder(str(folder), policy.get('prompt_template', 'default'),
+        return PromptEncoder(str(folder), templates,
                              policy.get('max_prompt_tokens', 1300), coordinates), []
     except (OSError, ValueError) as error:
         return None, [f'`model.policy`: {error}']
@@ -277,9 +300,14 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
     except ValueError as error:
         yield describe_refusal('train_cfg', train_cfg, error)
     names: list[str] = []
+    known = None
+    if _is(config.get('model'), ReasoningSegmentor, nodes):
+        known = find_tasks(config.model) or None
     for reward in list_rewards(config):
         try:
             check_name(reward.name, names)
+            if not isinstance(reward.tasks, str):  # which has been found by type
+                check_term_tasks(reward.name, reward.tasks, known)
             if (weight := reward.config.get('weight')) in (math.inf, -math.inf):
                 check_weight(reward.name, weight)  # other wrong weights have been found by type
         except ValueError as error:
@@ -324,7 +352,7 @@ def _check_checkpoints(config: Config, nodes: list[Node]) -> Iterator[str]:
 def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator[str]:
     """Compare the estimated memory with the available GPUs, and a checkpoint with the disk."""
     policy = (config.get('model') or {}).get('policy')
-    if not _is(policy, VLMReasoningHead, nodes):
+    if not _is(policy, VLMReasoningHead, nodes) or not find_tasks(config.model):
         return
     try:
         cost = read_config_cost(config)

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
 
 from mmdpad.geometry.coordinates import written_shape
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import Responses, Sampling, cut_responses, evaluating
-from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import ROLLOUTS
+from mmdpad.structures import AnsweredObject
+from mmdpad.tasks import Task, build_tasks, find_task
+
+from .synthetic_answers import ANSWER
 
 
 @ROLLOUTS.register_module()
@@ -25,16 +30,18 @@ class ScriptedRollout(RolloutEngine):
         engine: Config of the engine that generates.
         box: The answer's (x1, y1, x2, y2) as fractions of the model image's width and height. Its
             points are at the center.
-        several_objects: Whether the answer is a list, as in ``ReasoningSegmentor``.
+        tasks: The tasks of the model, or their configs; None for the default.
+        label: The answer's label, where its task has one.
         suffix: Follows the answer.
         engine_tokens: Most tokens that the engine generates; its text is not used.
     """
 
-    def __init__(self, engine: dict, box: Sequence[float], several_objects: bool = False,
+    def __init__(self, engine: dict, box: Sequence[float],
+                 tasks: Mapping[str, Task | dict] | None = None, label: str = 'square',
                  suffix: str = '', engine_tokens: int = 8) -> None:
         self.engine = ROLLOUTS.build(engine)
         self.box = box
-        self.several_objects = several_objects
+        self.tasks, self.label = build_tasks(tasks), label
         self.suffix = suffix
         self.engine_tokens = engine_tokens
         self.records_log_probs = self.engine.records_log_probs
@@ -48,12 +55,14 @@ class ScriptedRollout(RolloutEngine):
         """See :class:`RolloutEngine`; rows 0, 2, 4, ... hold the scripted response."""
         own = self.engine.sample(head, prompts, how._replace(
             max_new_tokens=min(how.max_new_tokens, self.engine_tokens)))
-        (scripted, ), _ = head.encode_responses([self._compose(head, prompts[0])])
-        scripted, width = scripted[:how.max_new_tokens].to(own.ids.device), own.ids.shape[1]
+        rows, mask = head.encode_responses([self._compose(head, prompt) for prompt in prompts])
+        rows = rows.where(mask, head.end_tokens[0])[:, :how.max_new_tokens].to(own.ids.device)
+        width, length = own.ids.shape[1], rows.shape[1]
         # End the engine's own responses with an end token, as if it had generated one.
-        ids = own.ids.new_full((len(own.ids), max(width, len(scripted))), head.end_tokens[0])
+        ids = own.ids.new_full((len(own.ids), max(width, length)), head.end_tokens[0])
         ids[:, :width] = own.ids.where(own.mask, head.end_tokens[0])
-        ids[::2, :len(scripted)] = scripted
+        group = len(own.ids) // len(prompts)
+        ids[::2, :length] = rows[torch.arange(0, len(ids), 2) // group]
         responses = cut_responses(ids, head.end_tokens, head.pad_token)
         if own.logp is None:
             return responses
@@ -68,8 +77,8 @@ class ScriptedRollout(RolloutEngine):
                                                          prompt.image.shape[2]))
         x1, y1, x2, y2 = self.box
         box = (x1 * width, y1 * height, x2 * width, y2 * height)
-        points = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)] * 2
-        text = 'it is the red square.', 'a red square'
-        if self.several_objects:
-            return format_objects_response(text[0], [(box, points)], text[1]) + self.suffix
-        return format_response(text[0], box, points, text[1]) + self.suffix
+        points = (((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), ) * 2
+        found = AnsweredObject(box, points, self.label, 'a red square')
+        task = find_task(prompt.task, self.tasks)
+        return task.compose('it is the red square.', [found], 'a red square', ANSWER,
+                            head.coordinates) + self.suffix

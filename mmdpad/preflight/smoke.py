@@ -14,14 +14,16 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models import ConceptAgent, ReasoningSegmentor
 from mmdpad.models.rollouts import DrawingEngine
 from mmdpad.registry import LOOPS, MODELS, OPTIM_WRAPPERS, ROLLOUTS, is_kind, scope_of, type_name
+from mmdpad.tasks import task_arguments
 from mmdpad.utils import LOADERS
 
 from . import scripted_rollout  # noqa: F401 registers it
-from .synthetic_data import TARGET
+from .synthetic_data import TARGET, first_class
 from .tiny_replacements import Notes, replace_data, replace_models
 
 STEPS = 2
@@ -124,8 +126,16 @@ def _play_script(config: Config, notes: Notes) -> None:
         notes.append(f'model.rollout_engine: SharedPrefixRollout in place of {type_name(engine)}, '
                      f'which loads its own model')
         engine = dict(type='SharedPrefixRollout', records_log_probs=True)
-    config.model.rollout_engine = dict(type='ScriptedRollout', engine=engine, box=TARGET,
-                                       several_objects=config.model.get('several_objects', False))
+    classes = (first_class(dataset) for name in LOADERS
+               for dataset in open_wrappers((config.get(name) or {}).get('dataset') or []))
+    tasks = config.model.get('tasks')
+    if tasks is None:
+        own = task_arguments(config.model)
+        own.pop('prompt_template')
+        tasks = dict(segmentation=dict(own, type='SegmentationTask'))
+    config.model.rollout_engine = dict(
+        type='ScriptedRollout', engine=engine, box=TARGET, tasks=tasks,
+        label=next(filter(None, classes), 'square'))
     if is_kind(config.model, ConceptAgent, MODELS):
         config.model.rollout_engine.suffix = _AGENT_ANSWERS
     notes.append(f'model.rollout_engine ({type_name(engine)}): every second response is replaced '

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ from mmdpad.datasets.tables import import_pyarrow
 from mmdpad.prompts.template import OBJECTS_KEYS
 from mmdpad.registry import DATASETS, resolve
 
+from .synthetic_answers import ANSWER_WRITERS, Scene
+
 SIZE = (160, 120)
 """(width, height) of every image, in pixels."""
 TARGET = (0.25, 0.25, 0.625, 0.75)
 """Box (x1, y1, x2, y2) of the target in every image, as fractions of its width and height."""
 COLORS = ('red', 'green')
+_ODVG_CLASS = 'square'
 _OTHER = (0.75, 0.1, 0.9, 0.4)  # a second object, for questions about several
 
 Config = dict[str, Any]
@@ -50,6 +53,23 @@ def write_synthetic_data(config: Config, folder: Path) -> Config | None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     return write(config, folder)
+
+
+def first_class(config: Config) -> str | None:
+    """The class of all synthetic objects of a data set, which is its first; None if its objects
+    have no classes."""
+    kind, source = resolve(config, DATASETS), config.get('source')
+    if source is not None:
+        return first_class(source)
+    if (writer := _find_writer(kind)) is _odvg:
+        return _ODVG_CLASS if config.get('label_map_file') else None
+    return _class_names(config)[0] if writer in (_coco, _lvis) else None
+
+
+def _class_names(config: Config) -> Sequence[str]:
+    names = ((config.get('metainfo') or {}).get('classes')
+             or resolve(config, DATASETS).METAINFO.get('classes') or (CATEGORY['name'], ))
+    return [names] if isinstance(names, str) else names
 
 
 def _find_writer(kind: Any) -> Callable[[Config, Path], Config | None] | None:
@@ -192,14 +212,27 @@ def _coco(config: Config, folder: Path) -> Config:
     prefix = (config.get('data_prefix') or {}).get('img', '')
     _write('coco', folder, folder / prefix, 'train')
     instances = json.loads((folder / 'instances.json').read_text())
-    names = ((config.get('metainfo') or {}).get('classes')
-             or resolve(config, DATASETS).METAINFO.get('classes') or (CATEGORY['name'], ))
     instances['categories'] = [dict(id=number, name=name) for number, name in
-                               enumerate([names] if isinstance(names, str) else names, start=1)]
+                               enumerate(_class_names(config), start=1)]
     path = folder / config['ann_file']
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(instances))
     return dict(data_root=str(folder))
+
+
+def _lvis(config: Config, folder: Path) -> Config:
+    """Write instances as LVIS v1 does: with an image's URL, and what is known to be absent."""
+    changes = _coco(config, folder)
+    path = folder / config['ann_file']
+    content = json.loads(path.read_text())
+    for image in content['images']:
+        image.update(coco_url=f'http://images.cocodataset.org/{image["file_name"]}',
+                     neg_category_ids=[category['id'] for category in content['categories'][1:3]],
+                     not_exhaustive_category_ids=[])
+    for category in content['categories']:
+        category['frequency'] = 'f'
+    path.write_text(json.dumps(content))
+    return changes
 
 
 def _odvg(config: Config, folder: Path) -> Config:
@@ -215,13 +248,13 @@ def _odvg(config: Config, folder: Path) -> Config:
         lines.append(dict(
             filename=f'synthetic_{number}.png', height=SIZE[1], width=SIZE[0],
             grounding=dict(caption=caption, regions=[region]),
-            detection=dict(instances=[dict(bbox=box, label=0, category='square')])))
+            detection=dict(instances=[dict(bbox=box, label=0, category=_ODVG_CLASS)])))
     path = folder / config['ann_file']
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('\n'.join(map(json.dumps, lines)))
     if name := config.get('label_map_file'):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps({'0': 'square'}))
+        (folder / name).write_text(json.dumps({'0': _ODVG_CLASS}))
     return dict(data_root=str(folder))
 
 
@@ -231,9 +264,19 @@ def _questions(config: Config, folder: Path) -> Config | None:
     return changes and dict(source=dict(config['source'], **changes))
 
 
+def _with_scene(write: Callable[[Config, Path, Scene], Config]
+                ) -> Callable[[Config, Path], Config | None]:
+    """A writer of questions with answers in words."""
+    x1, y1, x2, y2 = _place(TARGET, SIZE)
+    scene = Scene(SIZE, (x1, y1, x2 + 1, y2 + 1),
+                  lambda number, path: _draw_image(COLORS[number]).save(path), len(COLORS))
+    return lambda config, folder: write(config, folder, scene)
+
+
 # Name of a class -> its writer. A subclass uses the writer of its base.
 _WRITERS: dict[str, Callable[[Config, Path], Config | None]] = dict(
     ReasonSegDataset=_reason_seg, ReferringSegDataset=_referring, RefCocoDataset=_referring,
     JsonLinesDataset=_json_lines, MaskFolderDataset=_mask_folder,
     SegZeroEvalDataset=_seg_zero_eval, SegZeroDataset=_seg_zero, CocoDataset=_coco,
-    ODVGDataset=_odvg, QuestionDataset=_questions)
+    LVISV1Dataset=_lvis, ODVGDataset=_odvg, QuestionDataset=_questions,
+    **{name: _with_scene(write) for name, write in ANSWER_WRITERS.items()})

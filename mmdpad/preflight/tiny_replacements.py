@@ -83,7 +83,7 @@ def replace_data(config: Config, folder: Path) -> Notes:
     for name in LOADERS:
         for number, dataset in enumerate(open_wrappers(
                 (config.get(name) or {}).get('dataset') or [])):
-            before = dict(dataset)
+            before, annotations, root = dict(dataset), _annotations(dataset), _root(dataset)
             with DefaultScope.overwrite_default_scope(
                     dataset.get('_scope_', scope_of(config))):
                 changes = write_synthetic_data(dataset, _empty(folder / f'{name}_{number}'))
@@ -93,9 +93,9 @@ def replace_data(config: Config, folder: Path) -> Notes:
                              f'synthetic samples in its format')
                 continue
             dataset.update(changes)
-            moved |= {_annotations(before): _annotations(dataset)}
+            moved |= {annotations: _annotations(dataset)}
             notes.append(f'{where} ({type_name(before)}): synthetic samples in '
-                         f'{_root(dataset)} in place of {_root(before)}')
+                         f'{_root(dataset)} in place of {root}')
     for node in find_nodes({key: config.get(key) for key in ('val_evaluator', 'test_evaluator')}):
         path = node.entry.get('ann_file')
         if path and osp.normpath(path) in moved:

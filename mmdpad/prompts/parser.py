@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
-from .template import OBJECT_KEYS, OBJECTS_KEYS
+from .template import ANSWER_KEYS, DETECTION_KEYS, OBJECT_KEYS, OBJECTS_KEYS, well_formed
+
+# Whatever can be read from an entry, and the reason and detail if something cannot.
+_Read = tuple[AnsweredObject, tuple[str, str] | None]
 
 FAILURE_REASONS = {
     'no_answer': 'there is no <answer> block',
     'no_json': 'the answer contains no readable JSON object or list of objects',
-    'missing_key': 'the box or a point is missing',
-    'bad_value': 'a coordinate is not a finite number, or there are too few or too many',
+    'missing_key': 'the box, a point or the label of an object, or the answer in words is missing',
+    'bad_value': 'a coordinate is not a finite number, there are too few or too many, or a label '
+                 'or the answer in words is not a text',
     'empty_box': 'the box has no area: x2 <= x1 or y2 <= y1',
     'too_many': 'the list has more objects than an answer may have',
 }
@@ -67,42 +74,126 @@ def parse_response(text: str, reference_compatible: bool = False,
         or empty think and caption tags are not failures (they lose the format reward). JSON of
         more than 100,000 characters counts as missing.
     """
-    think, after_think = _between(text, 'think', 0)
-    body, after_answer = _between(text, 'answer', after_think)
-    caption, _ = _between(text, 'caption', after_answer)
-    parts: dict[str, Any] = {'think': think, 'caption': caption}
-
+    parts, body = read_parts(text)
     answer = None if body is None else _bracketed(body, '[]' if several_objects else '{}')
     if answer is None and reference_compatible and not several_objects:
         answer = find_reference_object(text)
-    if answer is None:
+    if several_objects:
+        return _finish(parts, body, answer, partial(_read_object, keys=OBJECTS_KEYS), max_objects)
+    answers = None if answer is None else [answer]
+    return _finish(parts, body, answers, partial(_read_object, keys=OBJECT_KEYS))
+
+
+def parse_detections(text: str,
+                     max_objects: int = MAX_OBJECTS) -> ReasoningOutput | ParseFailure:
+    """Parse a response that detects objects by class, as :func:`parse_response` does.
+
+    Args:
+        text: Anything a model may have written. The answer is a JSON list of objects
+            (:func:`.template.format_detections`); an empty list means "none of these classes".
+        max_objects: As in :func:`parse_response`.
+
+    Returns:
+        A :class:`ReasoningOutput` if every object in the answer has a label and a box with positive
+        area. A description may be missing. Labels are as written; compare them by
+        :func:`normalize_label`.
+    """
+    parts, body = read_parts(text)
+    return _finish(parts, body, None if body is None else _bracketed(body, '[]'), _read_detection,
+                   max_objects)
+
+
+def parse_question_answer(text: str,
+                          max_objects: int = MAX_OBJECTS) -> ReasoningOutput | ParseFailure:
+    """Parse a response that answers a question in words, as :func:`parse_response` does.
+
+    Args:
+        text: Anything a model may have written. The answer is a JSON object
+            (:func:`.template.format_question_answer`).
+        max_objects: Maximum number of boxes of evidence, as in :func:`parse_response`.
+
+    Returns:
+        A :class:`ReasoningOutput` if there is an answer in words, a text or a number, and each box
+        of evidence has a positive area. An answer without evidence (the key is missing, the list is
+        empty or null) is usable, with no objects. Evidence without an answer is not.
+    """
+    parts, body = read_parts(text)
+    values = None if body is None else _bracketed(body, '{}')
+    if values is None:
+        return _finish(parts, body, None, _read_evidence)
+    answer_key, evidence_key = ANSWER_KEYS
+    parts['answer'] = _words(values.get(answer_key))
+    evidence = values.get(evidence_key)
+    if evidence is not None and not isinstance(evidence, list):
+        return ParseFailure('bad_value', f'answer: {_show(values)}', **parts)
+    found = _finish(parts, body, evidence or [], _read_evidence, max_objects)
+    if found.answer is not None or isinstance(found, ParseFailure):
+        return found
+    if answer_key in values:
+        return ParseFailure('bad_value', f'answer: {_show(values)}', **parts)
+    return ParseFailure('missing_key', f'missing: {answer_key}', **parts)
+
+
+def read_parts(text: str) -> tuple[dict[str, Any], str | None]:
+    """Find the parts of a response.
+
+    Returns:
+        ``think`` and ``caption``, and the text of the answer; None for a missing one. All are
+        stripped.
+    """
+    think, after_think = _between(text, 'think', 0)
+    body, after_answer = _between(text, 'answer', after_think)
+    caption, _ = _between(text, 'caption', after_answer)
+    return {'think': think, 'caption': caption}, body
+
+
+def _finish(parts: dict[str, Any], body: str | None, entries: Any, read: Callable[[Any], _Read],
+            max_objects: int = 1) -> ReasoningOutput | ParseFailure:
+    """Read the entries of an answer, None if it has no readable JSON."""
+    if entries is None:
         reason = 'no_answer' if body is None else 'no_json'
         return ParseFailure(reason, FAILURE_REASONS[reason], **parts)
-    if several_objects and len(answer) > max_objects:
-        return ParseFailure('too_many', f'{len(answer)} objects, more than {max_objects}', **parts)
-
-    read = ([_read_object(entry, *OBJECTS_KEYS) for entry in answer] if several_objects
-            else [_read_object(answer, *OBJECT_KEYS)])
-    parts['objects'] = tuple(found for found, _ in read)
-    failure = next((failure for _, failure in read if failure), None)
+    if len(entries) > max_objects:
+        return ParseFailure('too_many', f'{len(entries)} objects, more than {max_objects}', **parts)
+    found = [read(entry) for entry in entries]
+    parts['objects'] = tuple(item for item, _ in found)
+    failure = next((failure for _, failure in found if failure), None)
     return ParseFailure(*failure, **parts) if failure else ReasoningOutput(**parts)
 
 
-def _read_object(entry: Any, box_key: str,
-                 *point_keys: str) -> tuple[AnsweredObject, tuple[str, str] | None]:
-    """Whatever can be read from an entry, and the reason and detail if something cannot."""
+def _read_object(entry: Any, keys: Sequence[str]) -> _Read:
     values = entry if isinstance(entry, dict) else {}
-    box = _numbers(values.get(box_key), 4)
+    box_key, *point_keys = keys
     points = tuple(_numbers(values.get(key), 2) for key in point_keys)
-    found = AnsweredObject(box, None if None in points else points)
-    missing = [key for key in (box_key, *point_keys) if key not in values]
-    if missing:
-        return found, ('missing_key', f'missing: {", ".join(missing)}')
-    if box is None or found.points is None:
-        return found, ('bad_value', f'answer: {json.dumps(entry)[:200]}')
+    found = AnsweredObject(_numbers(values.get(box_key), 4), None if None in points else points)
+    return found, _find_failure(values, keys, found.box, found.points is None)
+
+
+def _read_detection(entry: Any) -> _Read:
+    values = entry if isinstance(entry, dict) else {}
+    box_key, label_key, description_key = DETECTION_KEYS
+    label, description = (_text(values.get(key)) for key in (label_key, description_key))
+    found = AnsweredObject(_numbers(values.get(box_key), 4), None, label, description)
+    return found, _find_failure(values, (box_key, label_key), found.box, label is None)
+
+
+def _read_evidence(entry: Any) -> _Read:
+    evidence_key = ANSWER_KEYS[1]
+    found = AnsweredObject(_numbers(entry, 4), None)
+    return found, _find_failure({evidence_key: entry}, (evidence_key, ), found.box, False)
+
+
+def _find_failure(values: dict[str, Any], keys: Sequence[str], box: Any,
+                  other_is_bad: bool) -> tuple[str, str] | None:
+    """The reason and detail if an entry lacks one of its keys, the first of which is the box's, or
+    the value of one is bad."""
+    if missing := [key for key in keys if key not in values]:
+        return 'missing_key', f'missing: {", ".join(missing)}'
+    if box is None or other_is_bad:
+        return 'bad_value', f'answer: {_show(values)}'
     if box[2] <= box[0] or box[3] <= box[1]:
-        return found, ('empty_box', f'{box_key}: {list(box)}')
-    return found, None
+        return 'empty_box', f'{keys[0]}: {list(box)}'
+    return None
 
 
 def find_reference_object(text: str) -> dict[str, Any] | None:
@@ -143,6 +234,27 @@ def _load(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _show(values: dict[str, Any]) -> str:
+    """The start of an entry as JSON, which may be read at a depth at which it cannot be written."""
+    try:
+        return json.dumps(values)[:200]
+    except RecursionError:
+        return f'{", ".join(values)}, nested too deeply to be shown'
+
+
+def _text(value: Any) -> str | None:
+    """A stripped text that is not empty; None for anything else."""
+    return (well_formed(value).strip() or None) if isinstance(value, str) else None
+
+
+def _words(value: Any) -> str | None:
+    """An answer in words: a text that is not empty, or a finite number as one; None for anything
+    else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _text(value)
+    return str(value) if abs(value) < math.inf else None
 
 
 def _numbers(value: Any, count: int) -> Any:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mmdpad.geometry.coordinates import check_coordinates
+from mmdpad.geometry.coordinates import check_coordinates, round_coordinate
 
 TAGS = ('think', 'answer', 'caption')
 """Names of the tags in a response, in order."""
@@ -19,52 +19,98 @@ OBJECT_KEYS = ('bbox', 'points_1', 'points_2')
 """Keys of an answer about one object: its box, then its points (DPAD, Seg-Zero)."""
 OBJECTS_KEYS = ('bbox_2d', 'point_2d')
 """Keys of each entry in an answer that is a list of objects (VisionReasoner)."""
+DETECTION_KEYS = ('bbox_2d', 'label', 'description')
+"""Keys of each entry in an answer that detects objects by class."""
+ANSWER_KEYS = ('answer', 'evidence')
+"""Keys of an answer in words: the words, and a list of the boxes that show it."""
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
-                    caption: str) -> str:
+                    caption: str, coordinates: str = 'pixels') -> str:
     """Write a response about one object in the form that the format reward accepts.
 
     Args:
         think: The reasoning.
-        box: (x1, y1, x2, y2) in the policy's coordinates; rounded to integers.
-        points: Two (x, y) in the policy's coordinates; rounded to integers.
+        box: (x1, y1, x2, y2) in the policy's coordinates.
+        points: Two (x, y) in the policy's coordinates.
         caption: Describes the object in the box.
+        coordinates: Those coordinates, which decide on the rounding: to integers, or thousandths
+            for 'relative_1'.
 
     Returns:
         ``<think>..</think>``, ``<answer>{json}</answer>`` and ``<caption>..</caption>``, separated
         by line breaks.
     """
-    return _response(think, _entry(OBJECT_KEYS, box, points), caption)
+    return _response(think, _entry(OBJECT_KEYS, box, points, coordinates), caption)
 
 
 def format_objects_response(think: str,
                             objects: Sequence[tuple[Sequence[float], Sequence[Sequence[float]]]],
-                            caption: str) -> str:
+                            caption: str, coordinates: str = 'pixels') -> str:
     """:func:`format_response` for an answer that is a list.
 
     Args:
-        think, caption: As in :func:`format_response`.
+        think, caption, coordinates: As in :func:`format_response`.
         objects: Box and points of each object; only the first point is written. An empty list
             means "no target".
     """
-    return _response(think, [_entry(OBJECTS_KEYS, *item) for item in objects], caption)
+    return _response(think, [_entry(OBJECTS_KEYS, *item, coordinates) for item in objects],
+                     caption)
+
+
+def format_detections(think: str,
+                      objects: Sequence[tuple[Sequence[float], str, str | None]],
+                      coordinates: str = 'pixels') -> str:
+    """Write a response that detects objects by class. It has no caption, since each object has its
+    own description.
+
+    Args:
+        think, coordinates: As in :func:`format_response`.
+        objects: Box, class name and description of each object; a description of None is left out.
+            An empty list means "none of these classes".
+    """
+    entries = []
+    for box, label, description in objects:
+        entry: dict[str, Any] = dict(bbox_2d=_rounded(box, coordinates), label=label)
+        entries.append(entry if description is None else dict(entry, description=description))
+    return _response(think, entries)
+
+
+def format_question_answer(think: str, answer: str, evidence: Sequence[Sequence[float]],
+                           caption: str | None, coordinates: str = 'pixels') -> str:
+    """Write a response that answers a question in words.
+
+    Args:
+        think, coordinates: As in :func:`format_response`.
+        answer: The answer in words.
+        evidence: Boxes of what shows it; may be empty.
+        caption: Describes what the boxes hold; None leaves it out.
+    """
+    boxes = [_rounded(box, coordinates) for box in evidence]
+    return _response(think, dict(zip(ANSWER_KEYS, (answer, boxes), strict=True)), caption)
 
 
 def _entry(keys: tuple[str, ...], box: Sequence[float],
-           points: Sequence[Sequence[float]]) -> dict[str, list[int]]:
+           points: Sequence[Sequence[float]], coordinates: str) -> dict[str, list[float]]:
     values = (box, *points)[:len(keys)]
-    return {key: [round(v) for v in item] for key, item in zip(keys, values, strict=True)}
+    return {key: _rounded(item, coordinates) for key, item in zip(keys, values, strict=True)}
 
 
-def _response(think: str, answer: Any, caption: str) -> str:
-    return (f'<think>{think}</think>\n<answer>{json.dumps(answer)}</answer>\n'
-            f'<caption>{caption}</caption>')
+def _rounded(values: Sequence[float], coordinates: str) -> list[float]:
+    return [round_coordinate(v, coordinates) for v in values]
+
+
+def _response(think: str, answer: Any, caption: str | None = None) -> str:
+    # Labels and descriptions in letters, as models write them, not as escapes (\\u00e9).
+    written = json.dumps(answer, ensure_ascii=False)
+    text = f'<think>{think}</think>\n<answer>{written}</answer>'
+    return text if caption is None else f'{text}\n<caption>{caption}</caption>'
 
 
 _UNITS = dict(
     pixels='in pixels of this image',
-    relative_1000="in coordinates from 0 to 1000, x of this image's width and y of its height")
+    relative_1000="in coordinates from 0 to 1000, x of this image's width and y of its height",
+    relative_1="in coordinates normalized to [0,1], x by this image's width and y by its height")
 _FIND = (
     'Find "{question}" in the image. Compare the objects that could be meant and settle on the '
     'single best match. First reason between <think> and </think>. Then answer between <answer> '
@@ -82,13 +128,40 @@ _DESCRIBE = (
 _DESCRIBE_SEVERAL = (
     ' Last, between <caption> and </caption>, describe what the boxes hold so that it cannot be '
     'taken for anything else in the image.')
-# Numbers that are valid in either coordinate convention.
-_EXAMPLE_BOX, _EXAMPLE_POINTS = (10, 100, 200, 210), ((30, 110), (35, 180))
-EXAMPLE_RESPONSE = format_response('your reasoning', _EXAMPLE_BOX, _EXAMPLE_POINTS,
-                                   'a description of the object')
-EXAMPLE_OBJECTS_RESPONSE = format_objects_response(
-    'your reasoning', [(_EXAMPLE_BOX, _EXAMPLE_POINTS), ((225, 296, 706, 786), ((302, 410), ))],
-    'a description of the objects')
+_DETECT = (
+    'Detect these in the image: {question}. Look for every instance of each class, and for none of '
+    'any other. First reason between <think> and </think>. Then answer between <answer> and '
+    '</answer> with a JSON list {coordinates}: for each instance its bounding box (x1, y1, x2, '
+    'y2), its class as written above, and a description that cannot be taken for any other '
+    'instance in the image; an empty list [] if there is none.')
+_ANSWER = (
+    'Answer the question "{question}" about the image. Look for what shows the answer. First '
+    'reason between <think> and </think>. Then answer between <answer> and </answer> with JSON: '
+    '"answer", a word, a number or a short phrase, and "evidence", a list of bounding boxes '
+    '(x1, y1, x2, y2) {coordinates}, one for each object or text that shows the answer; an empty '
+    'list [] if nothing in particular does.')
+
+
+def _examples(coordinates: str) -> dict[str, str]:
+    """An example response to each template, by the template's name. Pixels and coordinates from 0
+    to 1000 have the same numbers."""
+    scale = 1e-3 if coordinates == 'relative_1' else 1
+    box, a, b, other, point = ([scale * v for v in values] for values in (
+        (10, 100, 200, 210), (30, 110), (35, 180), (225, 296, 706, 786), (302, 410)))
+    think, instance = 'your reasoning', ('class', 'a description of the instance')
+    return dict(
+        default=format_response(think, box, (a, b), 'a description of the object', coordinates),
+        several_objects=format_objects_response(
+            think, [(box, (a, b)), (other, (point, ))], 'a description of the objects',
+            coordinates),
+        detection=format_detections(think, [(box, *instance), (other, *instance)], coordinates),
+        question_answering=format_question_answer(
+            think, 'your answer', [box, other], 'a description of what the boxes hold',
+            coordinates))
+
+
+EXAMPLES = _examples('pixels')
+"""Example responses that templates show, in pixels, by the name of the template."""
 
 
 def _template(instructions: str, example: str) -> str:
@@ -96,13 +169,23 @@ def _template(instructions: str, example: str) -> str:
     return f'{instructions} Write in exactly this form:\n{example}'
 
 
-TEMPLATES = {
-    'default': _template(_FIND + _DESCRIBE, EXAMPLE_RESPONSE),
-    'without_caption': _template(_FIND, EXAMPLE_RESPONSE[:EXAMPLE_RESPONSE.index('\n<caption>')]),
-    'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL, EXAMPLE_OBJECTS_RESPONSE),
-}
-"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); and one that asks
-for a list of objects, for ``ReasoningSegmentor(several_objects=True)``."""
+def _templates(examples: dict[str, str]) -> dict[str, str]:
+    one = examples['default']
+    return {
+        'default': _template(_FIND + _DESCRIBE, one),
+        'without_caption': _template(_FIND, one[:one.index('\n<caption>')]),
+        'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL,
+                                     examples['several_objects']),
+        'detection': _template(_DETECT, examples['detection']),
+        'question_answering': _template(_ANSWER + _DESCRIBE_SEVERAL,
+                                        examples['question_answering']),
+    }
+
+
+TEMPLATES = _templates(EXAMPLES)
+"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); one that asks for
+a list of objects; one that asks for all objects of some classes; and one that asks for an answer in
+words and its evidence. :mod:`mmdpad.tasks` read their answers."""
 
 
 def normalize_question(text: str) -> str:
@@ -140,14 +223,15 @@ def build_messages(question: str, template: str = 'default',
             ``coordinates`` is unknown.
     """
     check_coordinates(coordinates)
-    template = TEMPLATES.get(template, template)
+    named = TEMPLATES if coordinates != 'relative_1' else _templates(_examples(coordinates))
+    template = named.get(template, template)
     try:
         text = template.format(question=question, coordinates=_UNITS[coordinates])
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f'`prompt_template` should contain `{{question}}`, optionally '
-                         f'`{{coordinates}}`, and no other placeholder, but got {template!r}; '
-                         'double literal braces') from error
+        raise ValueError(f'A template (`prompt_template`) should contain `{{question}}`, '
+                         f'optionally `{{coordinates}}`, and no other placeholder, but got '
+                         f'{template!r}; double literal braces') from error
     if '{question}' not in template:
-        raise ValueError(f'`prompt_template` should be one of {sorted(TEMPLATES)} or contain '
-                         f'`{{question}}`, but got {template!r}')
+        raise ValueError(f'A template (`prompt_template`) should be one of {sorted(TEMPLATES)} or '
+                         f'contain `{{question}}`, but got {template!r}')
     return [{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': text}]}]

@@ -1,5 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-from .composition import RewardComposition, build_term, write_term
+from .answers import AnswerReward, EvidenceIoUReward, score_answer, score_evidence
+from .composition import Place, RewardComposition, build_term, write_term
+from .detection import (
+    CountReward,
+    DetectionAPReward,
+    DetectionF1Reward,
+    DetectionIoUReward,
+    RejectionReward,
+)
 from .discriminative import discriminative_reward
 from .discriminative_term import DiscriminativeOptions, DiscriminativeReward
 from .format import SegmentationFormatReward, ThinkingFormatReward
@@ -13,9 +21,11 @@ from .sharing import build_discriminator
 from .text import distinct_n, repetition
 
 __all__ = [
-    'BoxIoUReward', 'BoxL1Reward', 'ReasoningLengthReward', 'DiscriminativeOptions',
-    'DiscriminativeReward', 'ListedReward', 'MaskReward', 'PointL1Reward', 'QuantileReward',
-    'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
-    'build_discriminator', 'build_term', 'discriminative_reward', 'distinct_n', 'list_rewards',
-    'repetition', 'score_objects', 'score_response', 'write_term'
+    'AnswerReward', 'BoxIoUReward', 'BoxL1Reward', 'CountReward', 'DetectionAPReward',
+    'DetectionF1Reward', 'DetectionIoUReward', 'DiscriminativeOptions', 'DiscriminativeReward',
+    'EvidenceIoUReward', 'ListedReward', 'MaskReward', 'Place', 'PointL1Reward', 'QuantileReward',
+    'ReasoningLengthReward', 'RejectionReward', 'RepetitionReward', 'RewardComposition',
+    'SegmentationFormatReward', 'ThinkingFormatReward', 'build_discriminator', 'build_term',
+    'discriminative_reward', 'distinct_n', 'list_rewards', 'repetition', 'score_answer',
+    'score_evidence', 'score_objects', 'score_response', 'write_term'
 ]

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdpad.geometry.boxes import enlarge, overlaps, union_box
+from mmdpad.geometry.boxes import covered_share, enlarge, overlaps, union_box
 from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.registry import REWARDS
 from mmdpad.structures import RolloutBatch
 from mmdpad.structures.reasoning_output import Box
 
+from .described_instances import DescribedInstances
 from .discriminative import check_form, discriminative_reward
 from .sharing import build_discriminator, shared_pixels
 
-REGIONS = ('target', 'predicted')
+REGIONS = ('target', 'predicted', 'target_or_predicted')
 CONTRASTS = ('image', 'masked', 'others')
 COMBINATIONS = ('mean', 'min', 'vote')
 
@@ -41,6 +42,11 @@ class DiscriminativeOptions:
         region: 'target' is the ground-truth box. 'predicted' is the response's own box in the model
             image; a response scores 0 if it has no box that overlaps the image. For several
             objects it is the union box. If there are no objects, every response scores 0.
+            'target_or_predicted' is 'predicted' for the prompts for which the data have no box, and
+            'target' for the others.
+        max_region: Share of the image, in (0, 1], that a predicted region covers at most; with a
+            larger one a response scores 0. Without a limit, a region that leaves out little of the
+            image wins by chance, whatever the caption says (docs/decisions.md).
         region_margin: The region extends beyond its box by this share of the box's width and height
             on every side, clipped to the image; not negative.
         contrast: 'image' is the whole image. 'masked' is the image with the region masked out
@@ -51,6 +57,16 @@ class DiscriminativeOptions:
             'mean', 'min', or 'vote', which is 1 where S1 > S2 for more than half of them and needs
             the form 'binary'. A discriminator that cannot use a caption, because it is too long,
             gives it the value 0.
+        per_instance: Score the description of each object instead of one caption, for a task whose
+            answers have them. An object is matched to a target of its label
+            (:class:`mmdpad.geometry.detections.DetectionMatcher`); without a match it is worth
+            nothing. Its region is the matched target or, with 'predicted', its own box. With
+            'others', the contrasts are the image and all other boxes: those of the data (targets
+            and other objects), or with 'predicted' those of the answer. The value of a response is
+            the sum over its objects divided by the larger of the numbers of objects and targets, so
+            leaving out objects does not pay. Where the data have no targets, every predicted box is
+            scored.
+        match_iou: IoU that a match exceeds, in [0, 1); only with ``per_instance``.
 
     Raises:
         ValueError: A name is unknown, or a number is out of range.
@@ -60,9 +76,12 @@ class DiscriminativeOptions:
     temperature: float = 0.1
     alpha: float = 100.0
     region: str = 'target'
+    max_region: float = 1.0
     region_margin: float = 0.0
     contrast: str = 'image'
     combine: str = 'mean'
+    per_instance: bool = False
+    match_iou: float = 0.5
 
     def __post_init__(self) -> None:
         forms = check_form(self.form, self.temperature, self.alpha)
@@ -74,6 +93,14 @@ class DiscriminativeOptions:
         if not 0 <= self.region_margin < math.inf:
             raise ValueError(f'`region_margin` should be a share of the box, 0 or more, but got '
                              f'{self.region_margin}')
+        if not 0 < self.max_region <= 1:
+            raise ValueError(f'`max_region` should be a share of the image in (0, 1], but got '
+                             f'{self.max_region}')
+        if self.per_instance and self.region == 'target_or_predicted':
+            raise ValueError("`region` should be 'target' or 'predicted' with `per_instance`, but "
+                             "got 'target_or_predicted'")
+        if not 0 <= self.match_iou < 1:
+            raise ValueError(f'`match_iou` should be an IoU in [0, 1), but got {self.match_iou}')
         if self.combine == 'vote' and forms != {'binary': 1.0}:
             raise ValueError(f"`combine` should be one of {COMBINATIONS[:2]} with the form "
                              f"{self.form!r}, but got 'vote', which counts wins; set "
@@ -82,7 +109,8 @@ class DiscriminativeOptions:
 
 @REWARDS.register_module()
 class DiscriminativeReward:
-    """Rewards captions that fit their object better than its contrast.
+    """Rewards captions that fit their object better than its contrast, or with ``per_instance``
+    the descriptions of several objects.
 
     Args:
         discriminator: Config of a model that maps P uint8 RGB images and N captions to (P, N)
@@ -127,8 +155,11 @@ class DiscriminativeReward:
         (S1 - S2), and 's_rank', 1 + the number of contrasts that fit the caption at least as well
         as the region. With the contrast 'others' this is the object's rank among all objects in the
         data; with a single contrast it is 1 or 2. Each signal is (B, G), the mean over several
-        discriminators, and NaN without a usable caption or a region.
+        discriminators (and with ``per_instance`` over the objects), and NaN without a usable
+        caption or a region.
         """
+        if self.options.per_instance:
+            return self._score_instances(rollout)
         views, places = self._all_views(rollout)
         captions = [parsed.caption for parsed in rollout.parsed]
         found = torch.full((len(self.discriminators), len(places), 3), math.nan)
@@ -137,14 +168,33 @@ class DiscriminativeReward:
                 own = cosine[place]
                 if len(own):
                     found[model, row] = torch.stack([own[0], own[1:].max(), (own >= own[0]).sum()])
-        s1, s2, rank = map(rollout.per_response, found.mean(0).unbind(1))
+        self._log(rollout, *found.mean(0).unbind(1))
+        return rollout.per_response(self._value(found))
+
+    def _score_instances(self, rollout: RolloutBatch) -> Tensor:
+        """:meth:`__call__` for objects with descriptions of their own."""
+        described = DescribedInstances(rollout, self.options)
+        found = torch.stack([described.similarities(cosines) for cosines in
+                             self.compare(described.views.images, described.descriptions)])
+        s1, s2, rank = found.mean(0).unbind(1)
+        self._log(rollout, *map(described.average, (
+            s1, s2, rank.masked_fill((s1 - s2).isnan(), math.nan))))
+        return rollout.per_response(described.sum_up(self._value(found)))
+
+    @staticmethod
+    def _log(rollout: RolloutBatch, *values: Tensor) -> None:
+        """Write the signals from S1, S2 and the rank of each response, (B * G,)."""
+        s1, s2, rank = map(rollout.per_response, values)
         margin = s1 - s2
         rollout.signals.update(s_roi=s1, s_image=s2, s_margin=margin,
                                s_rank=rank.masked_fill(margin.isnan(), math.nan))
+
+    def _value(self, found: Tensor) -> Tensor:
+        """The value (N,) of N captions from (K, N, 3) similarities by K discriminators."""
         options = self.options
-        return rollout.per_response(_combine(discriminative_reward(
+        return _combine(discriminative_reward(
             found[..., 0], found[..., 1], options.form, options.temperature, options.alpha),
-            options.combine))
+            options.combine)
 
     def compare(self, images: Sequence[np.ndarray],
                 captions: Sequence[str | None]) -> list[Tensor]:
@@ -182,16 +232,20 @@ class DiscriminativeReward:
 
     def _boxes(self, rollout: RolloutBatch) -> list[Box | None]:
         """Find the boxes of B * G regions, without their margin; None where a response has none."""
-        size = rollout.group_size
-        if self.options.region == 'target':
-            return [union_box(boxes.tolist()) for boxes in rollout.target_boxes
-                    for _ in range(size)]
+        size, region = rollout.group_size, self.options.region
+        targets: list[Box | None] = [None] * len(rollout.parsed)
+        if region != 'predicted':
+            targets = [union_box(boxes.tolist()) for boxes in rollout.target_boxes
+                       for _ in range(size)]
+        if region == 'target':
+            return targets
         shapes = [(image.shape[-2], image.shape[-1]) for image in rollout.model_images
                   for _ in range(size)]
         boxes = [union_box([item.box for item in parsed.objects if item.box])
                  for parsed in rollout.parsed]
-        return [box if box and overlaps(box, shape) else None
-                for box, shape in zip(boxes, shapes, strict=True)]
+        return [target or (box if box and overlaps(box, shape)
+                           and covered_share(box, shape) <= self.options.max_region else None)
+                for target, box, shape in zip(targets, boxes, shapes, strict=True)]
 
     def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:
         """Crop the region of a box, followed by its contrasts."""

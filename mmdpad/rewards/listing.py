@@ -18,7 +18,8 @@ class ListedReward:
         name: Of the term.
         path: Dotted keys that lead to ``entry``.
         entry: The config's entry: a term, or a hook that adds one.
-        config: The term as it would appear in ``train_cfg.rewards``, with its ``weight``.
+        config: The term as it would appear in ``train_cfg.rewards``, with its ``weight``
+            and ``tasks``.
         scope: Of the config's names; None for the current default scope.
     """
 
@@ -32,6 +33,11 @@ class ListedReward:
     def is_hook(self) -> bool:
         """Whether a hook adds it."""
         return self.entry is not self.config
+
+    @property
+    def tasks(self) -> Any:
+        """The tasks whose prompts it scores, as the config names them; None for all."""
+        return self.config.get('tasks')
 
     @property
     def parts(self) -> list[tuple[Any, Mapping[str, Any]]]:

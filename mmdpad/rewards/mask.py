@@ -54,10 +54,11 @@ class MaskReward:
             raise ValueError('`MaskReward` needs `model.decoder`, which is None; configure one')
         if 'gt_instances' not in dataset[0]['data_samples']:
             raise ValueError(
-                f'`MaskReward` needs masks in the training data, but {type(dataset).__name__} has '
-                f'none; train on data with masks (`LoadReasonSegMask` or `LoadInstanceMasks` in '
-                f'its pipeline). Boxes alone (`TargetsFromBoxes`) suffice only for the box and '
-                f'point rewards')
+                '`MaskReward` needs masks in the training data, but the first sample that it '
+                'would score has none; train on data with masks (`LoadReasonSegMask` or '
+                '`LoadInstanceMasks` in its pipeline), or limit the term to tasks with masks '
+                '(`tasks`). Boxes alone (`TargetsFromBoxes`) suffice only for the box and point '
+                'rewards')
         self.model = model
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:

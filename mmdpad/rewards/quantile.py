@@ -31,6 +31,8 @@ class QuantileReward:
         lowest: The term's value for a response that earned nothing.
     """
 
+    all_processes = True  # they share the window
+
     def __init__(self, term: dict, window: int = 1024, lowest: float = 0.0) -> None:
         if window < 2:
             raise ValueError(f'`window` should be at least 2, but got {window}')
@@ -45,7 +47,7 @@ class QuantileReward:
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]: the share of remembered values below the response's,
         plus half of those equal to it. The rollout's own values are added to the window first."""
-        raw = self.term(rollout)
+        raw = self.term(rollout) if rollout.num_prompts else rollout.per_response([])
         own = raw.flatten().tolist()
         for values in all_gather_object(own):
             self.values.extend(values)

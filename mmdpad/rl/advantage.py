@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -77,7 +77,8 @@ _ESTIMATORS: dict[str, _Estimator] = {
 ADVANTAGES = tuple(_ESTIMATORS)
 
 
-def compute_advantages(rewards: Tensor, estimator: str = 'grpo', eps: float = 1e-6) -> Tensor:
+def compute_advantages(rewards: Tensor, estimator: str = 'grpo', eps: float = 1e-6,
+                       tasks: Sequence[Hashable] | None = None) -> Tensor:
     """Advantages of one batch of rollouts.
 
     ======================  ==========================================  ==========================
@@ -90,10 +91,14 @@ def compute_advantages(rewards: Tensor, estimator: str = 'grpo', eps: float = 1e
     reinforce++-baseline    r - mean_group, then as 'reinforce++'       arXiv 2501.03262
     ======================  ==========================================  ==========================
 
+    A "batch" is that of one task: tasks have different rewards, and a mean over all of them would
+    call every response of the task with the smaller rewards a bad one.
+
     Args:
         rewards: (N, G) float: the complete batch, across all processes.
         estimator: One of the names above.
         eps: Added to a standard deviation (unbiased).
+        tasks: The tasks of N prompts; None if all are of one.
 
     Returns:
         (N, G) float; 0 if there is nothing to compare with.
@@ -102,7 +107,14 @@ def compute_advantages(rewards: Tensor, estimator: str = 'grpo', eps: float = 1e
         ValueError: Unknown estimator, or ``rewards`` is not two-dimensional.
     """
     check_estimator(estimator)
-    return _ESTIMATORS[estimator](rewards, eps)
+    estimate = _ESTIMATORS[estimator]
+    if tasks is None or len(set(tasks)) < 2:
+        return estimate(rewards, eps)
+    advantages = torch.empty_like(rewards)
+    for task in dict.fromkeys(tasks):
+        rows = torch.tensor([other == task for other in tasks], device=rewards.device)
+        advantages[rows] = estimate(rewards[rows], eps)
+    return advantages
 
 
 def check_estimator(estimator: str) -> None:

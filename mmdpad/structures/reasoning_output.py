@@ -15,13 +15,18 @@ class AnsweredObject:
     :func:`mmdpad.prompts.parse_response`, in the coordinates that the policy writes).
 
     Attributes:
-        box: (x1, y1, x2, y2); None if it could not be read.
+        box: (x1, y1, x2, y2); None if it could not be read, or the task asks for none.
         points: (x, y) of two points, or of one if an answer may list several objects; None if
-            they could not be read.
+            they could not be read, or the task asks for none.
+        label: The name of the object's class; None if the task asks for none.
+        description: Tells the object apart from the others; None if the task asks for none, or it
+            is missing.
     """
 
     box: Box | None
     points: tuple[Point, ...] | None
+    label: str | None = None
+    description: str | None = None
 
 
 class _Objects:
@@ -47,13 +52,15 @@ class ReasoningOutput(_Objects):
     Attributes:
         think: Text between the think tags, stripped; None if the tags are missing.
         caption: Text between the caption tags, stripped; None if the tags are missing.
-        objects: The objects in the answer, each with box and points. Exactly one, unless the
-            answer may be a list; an empty list means "no target".
+        objects: The objects in the answer, each with whatever the task asks for. Exactly one,
+            unless the answer may be a list; an empty list means "no target".
+        answer: The answer in words; None if the task asks for none.
     """
 
     think: str | None
     caption: str | None
     objects: tuple[AnsweredObject, ...]
+    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class ParseFailure(_Objects):
     Attributes:
         reason: One of ``mmdpad.prompts.parser.FAILURE_REASONS``, by which metrics count.
         detail: One line for people: what was found.
-        think, caption: The other parts, if present, as in :class:`ReasoningOutput`.
+        think, caption, answer: The other parts, if present, as in :class:`ReasoningOutput`.
         objects: The entries of the answer, each with whatever could be read.
     """
 
@@ -72,3 +79,4 @@ class ParseFailure(_Objects):
     think: str | None = None
     caption: str | None = None
     objects: tuple[AnsweredObject, ...] = ()
+    answer: str | None = None

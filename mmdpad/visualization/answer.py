@@ -31,7 +31,8 @@ def draw_answer(image: np.ndarray,
                 caption: str | None = None,
                 gt_mask: np.ndarray | None = None,
                 note: str | None = None,
-                panel: bool = True) -> np.ndarray:
+                panel: bool = True,
+                answer: str | None = None) -> np.ndarray:
     """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
     Small images are enlarged and large ones reduced so that lines and text are readable.
@@ -45,6 +46,7 @@ def draw_answer(image: np.ndarray,
         gt_mask: (H, W) bool, the true region; drawn as an outline.
         note: A further line, such as an IoU or the reason for a failure.
         panel: Whether to put the texts and a legend beside or below the image.
+        answer: The answer in words.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -65,8 +67,8 @@ def draw_answer(image: np.ndarray,
     legend = [item for item, given in (
         (('predicted mask', MASK), mask is not None), (('box', BOX), len(boxes)),
         (('points', POINT), len(points)), (('true mask', TRUTH), gt_mask is not None)) if given]
-    sections = [('Question', question), ('Reasoning', think or ''), ('Caption', caption or ''),
-                ('Result', note or '')]
+    sections = [('Question', question), ('Reasoning', think or ''), ('Answer', answer or ''),
+                ('Caption', caption or ''), ('Result', note or '')]
     height, width = picture.shape[:2]
     font_size = max(14, round(max(height, width) / 55))
     if width > 1.25 * height:
@@ -81,8 +83,8 @@ def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
 
     Args:
         image: (H, W, 3) uint8 RGB, the original frame.
-        row: A line of :class:`ReasonSegMetric`; without ``mask`` and ``target`` (``save_masks``),
-            no masks are drawn.
+        row: A line of :class:`ReasonSegMetric` or :class:`QuestionAnsweringMetric`; without
+            ``mask`` and ``target`` (``save_masks``), no masks are drawn.
         note: The last line of the picture; None for :func:`verdict`.
         with_reasoning: Whether to add reasoning and caption to the panel.
         panel: As in :func:`draw_answer`.
@@ -99,12 +101,19 @@ def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
         image, mask, row.get('boxes') or [],
         [point for points in row.get('points') or [] for point in points], row['question'],
         row.get('think') if with_reasoning else None,
-        row.get('caption') if with_reasoning else None, target, note or verdict(row), panel)
+        row.get('caption') if with_reasoning else None, target, note or verdict(row), panel,
+        row.get('answer'))
 
 
 def verdict(row: Mapping[str, Any]) -> str:
     """The quality of the answer in a result file's line, in words."""
-    return f'unusable answer: {row["failure"]}' if row['failure'] else f'IoU {row["iou"]:.2f}'
+    if row['failure']:
+        return f'unusable answer: {row["failure"]}'
+    if 'accuracy' not in row:
+        return f'IoU {row["iou"]:.2f}'
+    wanted = ', '.join(dict.fromkeys(row['answers']))
+    seen = '' if row['evidence_iou'] is None else f', evidence IoU {row["evidence_iou"]:.2f}'
+    return f'accuracy {row["accuracy"]:.2f} (right: {wanted}){seen}'
 
 
 def draw_grid(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int = 12

@@ -3,6 +3,7 @@
 from . import (  # noqa: F401
     adapters,
     glm,
+    internvl,
     layers,
     processors,
     quantized_weights,

@@ -13,6 +13,7 @@ from mmdpad.analysis.responses import (
 )
 from mmdpad.prompts import format_objects_response, format_response
 from mmdpad.registry import REWARDS
+from mmdpad.tasks import DetectionTask, SegmentationTask
 from mmdpad.utils import read_jsonl
 
 TOOL = 'score_responses'
@@ -55,6 +56,17 @@ def test_responses_in_relative_coordinates():
     (row, ) = score_responses(rows, terms, 'relative_1000', (80, 40))
     assert row['rewards'] == dict(form=1, box=1) and row['published'] is None
     assert score_responses(rows, terms)[0]['rewards']['box'] == 0
+
+
+def test_lines_of_a_task_with_labels_are_refused():
+    tasks = dict(segmentation=SegmentationTask(), detection=DetectionTask())
+    terms = build_rule_terms(dict(
+        {name: dict(term, tasks=['segmentation']) for name, term in TERMS.items()},
+        f1=dict(type='DetectionF1Reward', tasks=['detection'])))
+    row = dict(response=GOOD, solution=SOLUTION)
+    assert score_responses([row], terms, tasks=tasks)[0]['rewards'] == dict(form=1, box=1)
+    with pytest.raises(ValueError, match=r"line 2: .*'f1' needs targets with labels.*'detection'"):
+        score_responses([row, dict(row, task='detection')], terms, tasks=tasks)
 
 
 def test_terms_that_count_tokens_need_them():

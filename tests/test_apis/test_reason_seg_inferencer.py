@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from mmengine.structures import InstanceData
 from PIL import Image
 
 from mmdpad.apis import ReasonSegInferencer
+from mmdpad.cli.infer import format_answer
 from mmdpad.datasets import DatasetError
 from mmdpad.geometry.masks import decode_mask
 from mmdpad.models import RolloutEngine, SharedPrefixRollout
 from mmdpad.models.rollouts.continuous_batching import LOOKAHEAD
 from mmdpad.models.rollouts.decoding import Decoding
+from mmdpad.models.segmentors.box_instances import box_instances
 from mmdpad.registry import INFERENCERS, MODELS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
@@ -78,7 +81,57 @@ def test_one_image_one_question(infer):
     assert answer == dict(
         image=COFFEE, question='What stirs it?', **found, objects=[found],
         caption='left half', reasoning='I looked', response='answer to what stirs it?',
-        failure=None)
+        failure=None, answer=None)
+
+
+class StubDetector(StubSegmentor):
+    """Finds a cup, if the question's task is detection."""
+
+    tasks = dict(segmentation=None, detection=None)
+
+    def forward(self, inputs, data_samples, mode):
+        for sample in super().forward(inputs, data_samples, mode):
+            if sample.get('task') == 'detection':
+                del sample.pred_instances.masks, sample.pred_instances.points
+                sample.pred_instances.label_names = ['cup']
+                sample.pred_instances.descriptions = ['the white one']
+        return data_samples
+
+
+def test_a_task_without_masks(config, monkeypatch, tmp_path):
+    monkeypatch.setitem(MODELS._module_dict, 'StubSegmentor', StubDetector)
+    infer = ReasonSegInferencer(config, device='cpu')
+    answer, = infer(COFFEE, 'cup', task='detection', out_dir=str(tmp_path))
+    assert answer['mask'] is None and answer['failure'] is None
+    (found, ) = answer['objects']
+    assert (found['label'], found['description'], found['points']) == ('cup', 'the white one', [])
+    (row, ) = map(json.loads, (tmp_path / 'results.jsonl').read_text().splitlines())
+    assert row['mask'] is None and row['label'] == 'cup'
+    assert infer(COFFEE, 'cup')[0]['mask'] is not None
+    for ask in (infer, infer.stream):
+        with pytest.raises(ValueError, match=r"\(segmentation, detection\), but got 'vqa'"):
+            ask(COFFEE, 'cup', task='vqa')
+
+
+class StubAnswerer(StubSegmentor):
+    """Answers in words, with evidence."""
+
+    def forward(self, inputs, data_samples, mode):
+        for sample in super().forward(inputs, data_samples, mode):
+            sample.pred_instances = box_instances(
+                [AnsweredObject((0, 0, 16, 32), None)], sample, (400, 600), (32, 32))[0]
+            sample.reasoning['parsed'] = ReasoningOutput('I looked', 'a cup', (), 'two cups')
+        return data_samples
+
+
+def test_an_answer_in_words(config, monkeypatch, tmp_path):
+    monkeypatch.setitem(MODELS._module_dict, 'StubSegmentor', StubAnswerer)
+    answer, = ReasonSegInferencer(config, device='cpu')(COFFEE, 'What?', out_dir=str(tmp_path))
+    evidence = dict(box=[0, 0, 300, 400], points=[], score=1.0)
+    assert (answer['answer'], answer['objects'], answer['mask']) == ('two cups', [evidence], None)
+    (row, ) = map(json.loads, (tmp_path / 'results.jsonl').read_text().splitlines())
+    assert row['answer'] == 'two cups' and (tmp_path / row['picture']).is_file()
+    assert re.search('answer +two cups\n +box ', format_answer(answer, 'x.png'))
 
 
 @pytest.mark.parametrize('step', ['LoadInstanceMasks', 'TargetsFromSolution'])

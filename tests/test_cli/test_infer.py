@@ -52,6 +52,13 @@ def test_an_answer_as_it_is_printed():
   picture    out/a_2.png'''
 
 
+def test_labels_and_descriptions_stand_beside_their_boxes():
+    found = dict(ANSWER['objects'][0], label='dog', description='the loud one')
+    lines = format_answer(dict(ANSWER, objects=[found], answer='yes'), 'a.png').splitlines()
+    assert lines[3:5] == ['  answer     yes', '  box        1, 2, 30, 5 (x1, y1, x2, y2; pixels), '
+                                              'dog: the loud one']
+
+
 def test_several_objects_have_a_line_each_and_a_failure_says_why():
     lines = format_answer(dict(ANSWER, objects=ANSWER['objects'] * 2), 'a.png').splitlines()
     assert [line.split()[:2] for line in lines if 'box' in line] == [['box', '1'], ['box', '2']]
@@ -66,6 +73,7 @@ def test_several_objects_have_a_line_each_and_a_failure_says_why():
     (['{image}', ' '], 'the question is empty'),
     (['{image}', 'what?', '--config', 'mmdpad::none.py'], "'mmdpad::none.py' does not exist"),
     (['{image}', 'what?', '--weights', 'none.pth'], "weights 'none.pth' does not exist"),
+    (['{image}', 'what?', '--task', 'vqa'], "those of the model (segmentation), but got 'vqa'"),
 ])
 def test_what_cannot_be_used_is_named_at_once(run_here, shapes_data, tmp_path, arguments, message,
                                               monkeypatch):

@@ -32,7 +32,8 @@ MODELS = {'Qwen2.5-VL-3B': 'qwen3b', 'Qwen2.5-VL-7B': 'qwen7b', 'Qwen2-VL-7B': '
           'Qwen3-VL-4B': 'qwen3vl4b', 'Qwen3-VL-8B': 'qwen3vl8b',
           'Qwen2.5-VL-7B with LoRA': 'qwen7b_lora', 'with QLoRA': 'qwen7b_qlora',
           'Qwen3-VL-30B-A3B with LoRA': 'qwen3vl30b_a3b_lora', 'GLM-4.1V-9B': 'glm4_1v9b',
-          'Qwen3.5-9B': 'qwen3_5_9b', 'Qwen3.5-35B-A3B with LoRA': 'qwen3_5_35b_a3b_lora'}
+          'Qwen3.5-9B': 'qwen3_5_9b', 'InternVL3.5-8B': 'internvl3_5_8b',
+          'Qwen3.5-35B-A3B with LoRA': 'qwen3_5_35b_a3b_lora'}
 
 
 @pytest.mark.parametrize('name', [

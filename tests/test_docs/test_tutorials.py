@@ -21,7 +21,7 @@ def shown(page: str, start: str) -> str:
 
 def test_every_tutorial_is_followed():
     followed = set(re.findall(r"follow\('(.*)'\)", Path(__file__).read_text()))
-    assert {page.name for page in DOCS.glob('own_*.md')} <= followed
+    assert {page.name for page in DOCS.glob('own_*.md')} | {'tasks.md'} <= followed
 
 
 def test_get_started(follow):
@@ -83,3 +83,24 @@ def test_a_custom_reward(follow):
 def test_a_custom_loss(follow):
     _, printed = follow('own_loss.md')
     assert 'succeeded' in printed['tools/train.py mine.py --smoke']
+
+
+def test_a_custom_task(follow):
+    """The counting task is trained together with segmentation, and each is evaluated by its own
+    metric."""
+    folder, _ = follow('tasks.md')
+    (scalars, ) = (folder / 'work_dirs/counting').glob('*/vis_data/scalars.json')
+    logged = [json.loads(line) for line in scalars.read_text().splitlines()]
+    values = {name: value for row in logged for name, value in row.items()}
+    assert 0 <= values['counting/count/accuracy'] <= 1
+    assert values['segmentation/reasonseg/giou'] >= 0 and values['segmentation/reasonseg/n'] == 4
+    (rollouts, ) = (folder / 'work_dirs/counting').glob('*/rollouts.jsonl')
+    rows = [json.loads(line) for line in rollouts.read_text().splitlines()]
+    assert {row['task'] for row in rows} <= {'segmentation', 'counting'}
+    for row in rows:
+        assert (row['rewards']['right_count'] is None) == (row['task'] == 'segmentation')
+        assert (row['rewards']['box_iou'] is None) == (row['task'] == 'counting')
+    task = sys.modules['my_counting'].CountingTask()
+    assert task.parse(task.compose('so', [], answer='7')).answer == '7'
+    assert task.parse('<answer>many</answer>').reason == 'bad_value'
+    assert len((folder / 'my_counting.py').read_text().splitlines()) < 80

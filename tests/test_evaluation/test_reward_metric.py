@@ -105,3 +105,21 @@ def test_without_a_term_there_is_nothing_to_measure():
 def test_a_term_cannot_have_the_name_of_another_column(name):
     with pytest.raises(ValueError, match=f'other than .*{name}'):
         metrics.RewardMetric({name: dict(type='ThinkingFormatReward')})
+
+
+def test_terms_of_other_tasks_are_left_out_of_a_sample():
+    """The samples' tasks are those that the model named."""
+    metric = metrics.RewardMetric(dict(
+        form=dict(type='ThinkingFormatReward', tasks=['a']),
+        box=dict(type='BoxIoUReward', threshold=None, tasks=['b']),
+        none=dict(type='BoxIoUReward', tasks=['c'])))
+    good = format_response('t', (10, 10, 29, 29), ((12, 12), (20, 20)), 'c')
+    for task, text, masks in (('a', good, True), ('a', '', True), ('b', good, False)):
+        data, predicted = sample(text)
+        if not masks:
+            del predicted['pred_instances']['masks']
+        metric.process(dict(data_samples=[data], inputs=dict(model_image=[None])),
+                       [dict(predicted, task=task)])
+    assert metric.evaluate(3) == pytest.approx({
+        'reward/total': 2 / 3, 'reward/form': 1 / 2, 'reward/box': 1.0,
+        'reward/iou_correlation_total': 1.0, 'reward/iou_correlation_form': 1.0})

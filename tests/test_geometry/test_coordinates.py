@@ -85,3 +85,14 @@ def test_unknown_coordinates_are_refused(call):
         call(name)
     with pytest.raises(ValueError, match=r"`coordinates` should be one of .*, but got 'yards'"):
         call('yards')
+
+
+def test_coordinates_from_0_to_1_by_hand():
+    """832 wide, 416 high, to a thousandth of each."""
+    text = format_response('so', (0, 0.25, 1, 0.75), ((0.5, 0.5), (0.12345, 1 / 3)), 'c',
+                           'relative_1')
+    assert '"bbox": [0, 0.25, 1, 0.75]' in text and '"points_2": [0.123, 0.333]' in text
+    read = to_model_frame(parse_response(text), 'relative_1', (416, 832))
+    assert read.box == pytest.approx((0, 104, 832, 312))
+    assert read.points == (pytest.approx((416, 208)), pytest.approx((102.336, 138.528)))
+    assert written_shape('relative_1', (416, 832)) == (1, 1)

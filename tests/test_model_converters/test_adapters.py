@@ -31,7 +31,7 @@ WITHOUT = dict(
     **dict.fromkeys(('qwen3_5', 'qwen3_5_moe'),
                     {'attention', 'pattern', 'scaled', 'dora', 'biased'}),
     qwen3_vl_moe={'mlp', 'parameters', 'ends_and_layers'}, glm4v={'merger'}, glm46v={'merger'},
-    glm4v_moe={'merger'})
+    glm4v_moe={'merger'}, internvl={'vision', 'patches', 'merger'})
 FAST = [('embedding', False), ('both_ends', True), ('one_layer', True), ('biased', False),
         ('parameters', True)]
 
@@ -87,7 +87,8 @@ def save(head, path):
 
 
 def encode(head):
-    side = max(112, math.isqrt(head.processor.image_processor.size['shortest_edge']))
+    size = head.processor.image_processor.size
+    side = size.get('height') or max(112, math.isqrt(size['shortest_edge']))
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8, generator=generator)
               for _ in QUESTIONS]
@@ -108,8 +109,9 @@ def plain_log_probs(model, head, ids):
         length = len(prompt)
         batch['input_ids'] = torch.cat([batch['input_ids'], own[None]], dim=1)
         batch['attention_mask'] = torch.ones_like(batch['input_ids'])
-        batch['mm_token_type_ids'] = torch.nn.functional.pad(batch['mm_token_type_ids'],
-                                                             (0, len(own)))
+        if 'mm_token_type_ids' in batch:
+            batch['mm_token_type_ids'] = torch.nn.functional.pad(batch['mm_token_type_ids'],
+                                                                 (0, len(own)))
         logits = model.eval()(**batch).logits[0, length - 1:-1]
         logits[:, head.vision_token_ids] = -torch.inf
         rows.append(logits.log_softmax(dim=-1).gather(1, own[:, None])[:, 0])
@@ -172,7 +174,8 @@ def check_everywhere(folder, lora, tmp_path):
     # Merged.
     merged = tmp_path / 'merged'
     merged.mkdir()
-    if lora.get('lora_bias') and head.family.name.startswith('Qwen3'):  # its layers have no bias
+    if lora.get('lora_bias') and head.family.name.startswith(('Qwen3', 'InternVL')):
+        # Their layers have no bias.
         with pytest.raises(ValueError, match='q_proj has none; use the adapter unmerged'):
             export_policy(checkpoint, policy, merged, merge_lora=True)
         with pytest.raises(ValueError, match='q_proj has none; use the adapter unmerged'):
@@ -212,8 +215,9 @@ def test_an_adapter_is_the_same_policy_everywhere(folders, name, tied, tmp_path)
     check_everywhere(folders('qwen2_5_vl', tied), TARGETS[name], tmp_path)
 
 
-def test_an_adapter_of_glm_is_the_same_policy_everywhere(folders, tmp_path):
-    check_everywhere(folders('glm4v', True), dict(target_modules='language_and_vision'), tmp_path)
+@pytest.mark.parametrize('family, tied', [('glm4v', True), ('internvl', False)])
+def test_an_adapter_of_other_towers_is_the_same_policy_everywhere(folders, family, tied, tmp_path):
+    check_everywhere(folders(family, tied), dict(target_modules='language_and_vision'), tmp_path)
 
 
 @pytest.mark.parametrize('family', ['qwen3_vl_moe', 'glm4v_moe'])

@@ -118,8 +118,8 @@ def test_other_programs_stop_where_training_did(run_here, tiny_sft_config, batch
     assert ours == their_answers(load_theirs(tmp_path / 'folder'), tmp_path / 'folder', batch)
 
 
-@pytest.mark.parametrize('family', ['glm4v', 'glm4v_moe'])
-def test_glm_there_and_back(family, tmp_path):
+@pytest.mark.parametrize('family', ['glm4v', 'glm4v_moe', 'internvl'])
+def test_other_families_there_and_back(family, tmp_path):
     """Under the names of the published files, in which each expert has weights of its own; and no
     other program stops at the tag that GLM-4.1V's generation_config.json names."""
     start = make_policy_folder(tmp_path / 'start', family)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from internvl_folder import make_internvl_folder
+from mistral3_folder import make_mistral3_folder
 from policy_folders import change_json, read_json
 from torch import nn
-from transformers import InternVLForConditionalGeneration
+from transformers import Mistral3ForConditionalGeneration
 
 from mmdpad.models.cost.shapes import _published_config
 from mmdpad.models.heads import PolicyFamily, shared_prefix
@@ -132,44 +132,44 @@ def test_arguments_are_checked(folder, run_here):
 
 
 @pytest.fixture(scope='module')
-def internvl(tmp_path_factory):
-    return make_internvl_folder(tmp_path_factory.mktemp('internvl'))
+def mistral3(tmp_path_factory):
+    return make_mistral3_folder(tmp_path_factory.mktemp('mistral3'))
 
 
-def test_the_family_that_the_page_adds(internvl, monkeypatch):
+def test_the_family_that_the_page_adds(mistral3, monkeypatch):
     """Its own processor, positions, tiles and vision tower."""
-    code = re.search(r'```python\n# my_internvl.py\n(.*?)```', POLICIES.read_text(), re.DOTALL)[1]
+    code = re.search(r'```python\n# my_mistral3.py\n(.*?)```', POLICIES.read_text(), re.DOTALL)[1]
     assert len([line for line in code.splitlines() if line]) < 40
     monkeypatch.setattr('mmdpad.models.heads.families.FAMILIES', dict(FAMILIES))
-    exec(code, {'__name__': 'my_internvl'})
-    found = list(check_family(internvl, model_image=(110, 168)))
-    # Its processor also writes tokens around those of the image.
-    prompt = PromptEncoder(internvl, 'default', 1300)(torch.zeros(3, 56, 56).byte(), 'a dot')
+    exec(code, {'__name__': 'my_mistral3'})
+    found = list(check_family(mistral3, model_image=(110, 168)))
+    # Its processor also writes tokens between and after rows of the image.
+    prompt = PromptEncoder(mistral3, 'default', 1300)(torch.zeros(3, 56, 56).byte(), 'a dot')
     assert len(prompt) - len(prompt.unexpanded_ids) == 4 - 1 + 2
     assert sum(finding.agrees is True for finding in found) == 6, found
-    # Two by three tiles, and the whole image.
-    assert '28 of them for an image of 112 x 168, which the processor makes' in found[2].result
+    # Six rows of four tokens of 28 pixels.
+    assert '24 of them for an image of 112 x 168, which the processor makes' in found[2].result
 
 
-def test_a_family_with_another_processor_says_what_to_override(internvl, monkeypatch):
+def test_a_family_with_another_processor_says_what_to_override(mistral3, monkeypatch):
     plain = replace(FAMILIES['qwen3_vl'], name='Mine')
-    monkeypatch.setitem(FAMILIES, 'internvl', plain)
+    monkeypatch.setitem(FAMILIES, 'mistral3', plain)
     with pytest.raises(ValueError, match="return 'image_grid_thw', which `read_prompt` of "
                                          'Mine reads, but returns .*pixel_values'):
-        list(check_family(internvl))
+        list(check_family(mistral3))
 
 
-def test_parts_that_a_model_lacks_are_named_before_weights_are_read(internvl, monkeypatch):
-    mine = PolicyFamily('Mine', InternVLForConditionalGeneration, 'relative_1000')
-    known = dict(vision_tower='model.vision_tower', vision_blocks='encoder.layer')
+def test_parts_that_a_model_lacks_are_named_before_weights_are_read(mistral3, monkeypatch):
+    mine = PolicyFamily('Mine', Mistral3ForConditionalGeneration, 'relative_1000')
+    known = dict(vision_tower='model.vision_tower', vision_blocks='transformer.layers')
     for settings, message in [
-            ({}, '`vision_tower` of Mine .* InternVLForConditionalGeneration, but there is no '
+            ({}, '`vision_tower` of Mine .* Mistral3ForConditionalGeneration, but there is no '
              'model.visual .*`model` has model.vision_tower, .*model.language_model'),
             (dict(known, vision_blocks='blocks'), 'no model.vision_tower.blocks'),
             (dict(known, language_model='model.text'), '`language_model` of Mine .* no model.text'),
-            (known, '`mrope` of Mine should be False, since InternVLModel has no `get_rope_in')]:
-        monkeypatch.setitem(FAMILIES, 'internvl', replace(mine, **settings))
+            (known, '`mrope` of Mine should be False, since Mistral3Model has no `get_rope_in')]:
+        monkeypatch.setitem(FAMILIES, 'mistral3', replace(mine, **settings))
         with pytest.raises(ValueError, match=message):
-            check_policy(dict(pretrained=internvl))
-    monkeypatch.setitem(FAMILIES, 'internvl', replace(mine, **known, mrope=False))
-    check_policy(dict(pretrained=internvl))
+            check_policy(dict(pretrained=mistral3))
+    monkeypatch.setitem(FAMILIES, 'mistral3', replace(mine, **known, mrope=False))
+    check_policy(dict(pretrained=mistral3))

@@ -105,6 +105,29 @@ BROKEN = {
                            "`train_cfg.rewards.box_iou.weight` should be float, but got 'abc'"),
     'weight of a hook': ({'custom_hooks.0.weight': 'abc'},
                          "`custom_hooks.0.weight` should be float, but got 'abc'"),
+    'tasks of a reward': (dict(train_cfg__rewards__box_iou__tasks='detection'),
+                          '`train_cfg.rewards.box_iou.tasks` should be'),
+    'a task that the model lacks': (dict(train_cfg__rewards__box_iou__tasks=['detection']),
+                                    'those of the model (segmentation), but got detection'),
+    'a task of the data': (dict(val_dataloader__dataset__task='vqa'),
+                           "(segmentation), but got 'vqa'; add it to `model.tasks`"),
+    'tasks in a wrong place': (dict(train_dataloader__dataset__tasks=['segmentation']),
+                               'did you mean `task`?'),
+    'type of a task': (dict(model__tasks=dict(a=dict(type='SegmentationTusk'))),
+                       '`model.tasks.a.type` should be a registered task, but got'),
+    'argument of a task': (dict(model__tasks=dict(a=dict(type='DetectionTask', max_object=3))),
+                           'did you mean `max_objects`?'),
+    'no tasks': (dict(model__tasks={}), 'at least one task by name'),
+    'arguments of a single task': (
+        dict(model__tasks=dict(a=dict(type='DetectionTask')), model__several_objects=True),
+        'With `tasks`, the arguments of a single task should be left out'),
+    'a task without rewards': (
+        dict(model__tasks=dict(a=dict(type='DetectionTask'), b=dict(type='SegmentationTask')),
+             train_dataloader__dataset__task='b', **{
+                 f'train_cfg__rewards__{name}__tasks': ['a'] for name in (
+                     'thinking_format', 'segmentation_format', 'box_iou', 'box_l1', 'point_l1')},
+             **{'custom_hooks.0.tasks': ['a']}),
+        'should have a reward term, but b has none'),
     'infinite weight of a hook': (
         {'custom_hooks.0.weight': float('inf')},
         "`custom_hooks.0`: The `weight` of the reward term 'discriminative' should be a finite"),

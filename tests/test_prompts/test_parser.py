@@ -12,7 +12,7 @@ from mmdpad.prompts import (
     parse_response,
 )
 from mmdpad.prompts.parser import find_reference_object
-from mmdpad.prompts.template import EXAMPLE_OBJECTS_RESPONSE, EXAMPLE_RESPONSE
+from mmdpad.prompts.template import EXAMPLES
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
 ANSWER = '{"bbox": [10, 20, 30, 40], "points_1": [12, 22], "points_2": [28, 38]}'
@@ -39,8 +39,8 @@ def test_without_a_caption_the_text_ends_with_the_answer():
 
 
 def test_reads_the_example_of_the_default_template():
-    assert follows_template(EXAMPLE_RESPONSE)
-    assert isinstance(parse_response(EXAMPLE_RESPONSE), ReasoningOutput)
+    assert follows_template(EXAMPLES['default'])
+    assert isinstance(parse_response(EXAMPLES['default']), ReasoningOutput)
 
 
 @pytest.mark.parametrize('answer, reason', [
@@ -139,9 +139,9 @@ def test_a_list_of_objects_is_read_back(count):
 
 
 def test_reads_the_example_of_the_template_for_several():
-    assert len(parse_response(EXAMPLE_OBJECTS_RESPONSE, several_objects=True).objects) == 2
-    assert parse_response(EXAMPLE_OBJECTS_RESPONSE).reason == 'no_json'
-    assert parse_response(EXAMPLE_RESPONSE, several_objects=True).reason == 'no_json'
+    assert len(parse_response(EXAMPLES['several_objects'], several_objects=True).objects) == 2
+    assert parse_response(EXAMPLES['several_objects']).reason == 'no_json'
+    assert parse_response(EXAMPLES['default'], several_objects=True).reason == 'no_json'
 
 
 @pytest.mark.parametrize('answer, reason, boxes', [

@@ -1,7 +1,14 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import TEMPLATES, build_messages, normalize_question, parse_response
+from mmdpad.prompts import (
+    TEMPLATES,
+    build_messages,
+    normalize_question,
+    parse_question_answer,
+    parse_response,
+)
+from mmdpad.structures import ReasoningOutput
 
 
 @pytest.mark.parametrize('raw, question', [
@@ -47,12 +54,23 @@ def test_a_template_asks_in_the_wanted_units(name):
     assert 'in pixels of this image' in pixels and '1000' not in pixels
     assert 'in coordinates from 0 to 1000' in relative and 'pixels' not in relative
     # The example is a possible answer in either.
-    answer = parse_response(relative[relative.rindex('<think>'):],
-                            several_objects=name == 'several_objects')
+    example = relative[relative.rindex('<think>'):]
+    answer = (parse_question_answer(example) if name == 'question_answering' else
+              parse_response(example, several_objects=name == 'several_objects'))
     assert all(0 <= value <= 1000 for item in answer.objects
-               for value in (*item.box, *sum(item.points, ())))
+               for value in (*item.box, *sum(item.points or (), ())))
 
 
 def test_a_custom_template_may_state_the_units():
     (turn, ) = build_messages('a cup', 'find {question} {coordinates}', 'relative_1000')
     assert turn['content'][1]['text'].startswith('find a cup in coordinates from 0 to 1000')
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+def test_the_example_from_0_to_1_has_such_numbers(name):
+    text = build_messages('a cup', name, 'relative_1')[0]['content'][1]['text']
+    assert 'in coordinates normalized to [0,1]' in text and 'pixels' not in text
+    answer = parse_response(text[text.rindex('<think>'):],
+                            several_objects=name == 'several_objects')
+    assert isinstance(answer, ReasoningOutput)
+    assert answer.objects[0].box == (0.01, 0.1, 0.2, 0.21)

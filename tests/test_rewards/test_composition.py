@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -160,3 +162,109 @@ def test_a_weight_that_is_no_finite_number_is_refused(weight):
 def test_no_terms_are_an_error():
     with pytest.raises(ValueError, match='at least one term, but there is none; add one to `train'):
         RewardComposition({}).total(make_rollout())
+
+
+def mixed(*tasks, size=2):
+    """A rollout of prompts of these tasks, whose texts are their numbers."""
+    return RolloutBatch([SimpleNamespace(task=task) for task in tasks], [0] * len(tasks), size,
+                        [str(row) for row in range(len(tasks) * size)],
+                        [None] * len(tasks) * size)
+
+
+def numbers(rollout):
+    rollout.signals['seen'] = rollout.per_response([float(text) for text in rollout.texts])
+    return rollout.signals['seen'] + 1
+
+
+def test_a_term_scores_the_prompts_of_its_tasks_only():
+    composition = RewardComposition({})
+    composition.add('all', numbers)
+    composition.add('b', numbers, 10, ['b'])
+    rollout = mixed('a', 'b', 'a', 'b')
+    composition.score(rollout)
+    nan = float('nan')
+    assert rollout.rewards['b'].nan_to_num(-1).tolist() == [[-1, -1], [3, 4], [-1, -1], [7, 8]]
+    assert rollout.signals['seen'].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert rollout.signals['b_seen'].isnan().tolist() == rollout.rewards['b'].isnan().tolist()
+    assert composition.total(rollout).tolist() == [[1, 2], [33, 44], [5, 6], [77, 88]]
+    rollout.rewards['b'][1, 0] = nan  # a prompt that it scores
+    with pytest.raises(ValueError, match="'b' should be finite"):
+        composition.total(rollout)
+
+
+def test_a_batch_and_its_parts_have_the_same_rewards():
+    composition = RewardComposition({})
+    composition.add('all', numbers)
+    composition.add('b', numbers, 0.1, ['b'])
+    parts = []
+    for task in 'ab':
+        part = mixed(task)
+        composition.score(part)
+        parts.append(part)
+    joined = RolloutBatch.concatenate(parts)
+    assert joined.rewards['b'].isnan().tolist() == [[True] * 2, [False] * 2]
+    assert composition.total(joined).tolist() == [
+        *composition.total(parts[0]).tolist(), *composition.total(parts[1]).tolist()]
+
+
+def test_a_term_without_prompts_is_not_called_unless_all_processes_take_part():
+    asked = []
+
+    class Everywhere:
+        all_processes = True
+
+        def __call__(self, rollout):
+            asked.append(rollout.num_prompts)
+            return rollout.per_response([1.0] * len(rollout.texts))
+
+    def never(rollout):
+        raise AssertionError
+
+    composition = RewardComposition({})
+    composition.add('never', never, tasks=['b'])
+    composition.add('everywhere', Everywhere(), tasks=['b'])
+    composition.add('all', numbers)
+    rollout = mixed('a', 'a')
+    composition.score(rollout)
+    assert asked == [0] and rollout.rewards['everywhere'].isnan().all()
+    assert composition.total(rollout).equal(rollout.rewards['all'].double())
+
+
+@pytest.mark.parametrize('tasks', ['detection', [], [3], {'a': 1}])
+def test_tasks_that_are_no_names_are_refused(tasks):
+    with pytest.raises(ValueError, match='`tasks` of the reward term .* a list of names'):
+        RewardComposition({}).add('a', nothing, tasks=tasks)
+
+
+def test_what_cannot_be_scored_is_known_before_it_is_asked():
+    composition = RewardComposition(dict(a=dict(type='ThinkingFormatReward', tasks=['b'])))
+    with pytest.raises(ValueError, match=r'should have a reward term, but a, c has none'):
+        composition.check_terms(['a', 'b', 'c'])
+    with pytest.raises(RuntimeError, match='should name their `task`'):
+        composition.score(mixed(None))
+    with pytest.raises(ValueError, match=r"among those of the model \(a\), but got b"):
+        composition.prepare(SimpleNamespace(tasks=dict(a=None)), 'data')
+
+
+def test_a_term_is_prepared_with_the_items_of_its_tasks():
+    class Data(list):
+        def get_data_info(self, index):
+            return dict(task=self[index]) if self[index] else {}
+
+    given = {}
+
+    class Term:
+        def __init__(self, name):
+            self.name = name
+
+        def prepare(self, model, dataset):
+            given[self.name] = list(dataset)
+
+    composition = RewardComposition({})
+    composition.add('all', Term('all'))
+    composition.add('a', Term('a'), tasks=['a'])
+    model = SimpleNamespace(tasks=dict(a=None, b=None, c=None))
+    composition.prepare(model, Data([None, 'b', 'a']))
+    assert given == dict(all=[None, 'b', 'a'], a=[None, 'a'])
+    with pytest.raises(ValueError, match="'late' is for c, but the training data have no question"):
+        composition.add('late', Term('late'), tasks=['c'])

@@ -104,6 +104,33 @@ def test_hand_computed_similarities(score, options, s1, s2):
     assert reward == [float(s1 > s2), 0]
 
 
+def test_the_own_region_where_the_data_have_no_box(score):
+    options = dict(region='target_or_predicted')
+    assert score(stripes([answer()]), **options)[1] == pytest.approx([0.2])
+    unknown = stripes([answer(), answer(box=(0, 0, 2, 4)), answer(box=(20, 0, 22, 4))])
+    unknown.data_samples[0].model_targets.bboxes = torch.zeros(0, 4)
+    reward, roi, *_ = score(unknown, **options)
+    assert roi == pytest.approx([0.1, 0.2, NAN], nan_ok=True) and reward == [0, 1, 0]
+
+
+def test_a_predicted_region_above_the_limit_scores_nothing(score):
+    """The box covers columns 0..4, half of the image; the part outside does not count."""
+    boxes = [(0, 0, 5, 4), (-50, 0, 5, 40), (0, 0, 5.1, 4), (0, 0, 2, 4)]
+    rollout = stripes([answer(box=box) for box in boxes])
+    roi = score(rollout, region='predicted', max_region=0.5)[1]
+    assert [math.isnan(value) for value in roi] == [False, False, True, False]
+    assert not any(map(math.isnan, score(rollout, region='predicted')[1]))
+    assert not any(map(math.isnan, score(rollout, max_region=0.01)[1]))  # the data's box
+
+
+@pytest.mark.parametrize('options, problem', [
+    (dict(max_region=0), 'share of the image'), (dict(max_region=1.1), 'share of the image'),
+    (dict(per_instance=True, region='target_or_predicted'), 'with `per_instance`')])
+def test_bad_options_of_the_region(options, problem):
+    with pytest.raises(ValueError, match=problem):
+        DiscriminativeOptions(**options)
+
+
 @pytest.mark.parametrize('region', ['target', 'predicted'])
 def test_several_objects_have_one_region_around_them_and_no_object_none(score, region):
     parsed = ReasoningOutput(None, 'c', tuple(
@@ -218,7 +245,7 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize('options, message', [
     (dict(form='binry'), "`form` should be one of .* but got 'binry'"),
     (dict(alpha=0), 'positive, but got 0.1 and 0'),
-    (dict(region='box'), r"`region` should be one of \('target', 'predicted'\), but got 'box'"),
+    (dict(region='box'), "`region` should be one of .*, but got 'box'"),
     (dict(contrast='none'), "`contrast` should be one of .*'others'.*, but got 'none'"),
     (dict(region_margin=-0.1), '`region_margin` should be .* 0 or more, but got -0.1'),
     (dict(combine='median'), "`combine` should be one of .*'vote'.*, but got 'median'"),

@@ -70,3 +70,10 @@ def test_the_term_within_is_prepared_and_keeps_its_memory():
     assert list(other.term.values) == list(nested.term.values) == pytest.approx([.1, .2])
     with pytest.raises(ValueError, match='`model.decoder`'):
         QuantileReward(dict(type='MaskReward')).prepare(Model, None)
+
+
+def test_a_process_without_prompts_takes_part():
+    """Its terms are not asked, but it gets the values of the others."""
+    reward = term()
+    assert reward(rollout_of(.1, .3).select([])).shape == (0, 2) and reward.all_processes
+    assert reward(rollout_of(.1, .3)).tolist() == [[.25, .75]]

@@ -70,3 +70,15 @@ def test_unknown_estimator():
 def test_which_groups_have_a_signal():
     assert has_signal(REWARDS).tolist() == [True, False]
     assert has_signal(torch.tensor([[0.1], [0.2]])).tolist() == [False, False]
+
+
+@pytest.mark.parametrize('estimator', ADVANTAGES)
+def test_a_mixture_of_tasks_has_the_advantages_of_each_task_alone(estimator):
+    """Rewards of 'b' are 10 times those of 'a': in one batch, all of 'a' would be bad answers."""
+    a, b = REWARDS, 10 * REWARDS.flip(0)
+    mixed = torch.stack([a[0], b[0], b[1], a[1]])
+    found = compute_advantages(mixed, estimator, tasks=['a', 'b', 'b', 'a'])
+    assert found[[0, 3]].equal(compute_advantages(a, estimator))
+    assert found[[1, 2]].equal(compute_advantages(b, estimator))
+    assert compute_advantages(mixed, estimator, tasks=['a'] * 4).equal(
+        compute_advantages(mixed, estimator))

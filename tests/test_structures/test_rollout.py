@@ -112,3 +112,10 @@ def test_negative_boxes_are_empty_where_the_data_name_none():
 def test_number_of_texts_is_checked():
     with pytest.raises(ValueError, match=r'2 \* 3 = 6 entries, but got 1'):
         RolloutBatch([0, 1], [], 3, ['x'], ['x'])
+
+
+def test_prompts_are_selected_where_tokens_are_unknown():
+    """As in a metric, which has only the texts."""
+    part = RolloutBatch(['a', 'b'], [0, 1], 2, ['1', '2', '3', '4'], [None] * 4).select([1])
+    assert (part.data_samples, part.texts, part.response_ids.shape) == (['b'], ['3', '4'], (0, 0))
+    assert part.select([]).texts == [] and part.tasks == [None]

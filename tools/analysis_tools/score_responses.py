@@ -51,9 +51,13 @@ def main() -> None:
             score_responses,
             summarize_responses,
         )
+        from mmdpad.tasks import tasks_of_model
     init_default_scope('mmdpad')
     try:
-        rewards, left_out = find_rule_terms(open_config(config))
+        config = open_config(config)
+        rewards, left_out = find_rule_terms(config)
+        model = config.get('model') or {}
+        tasks = tasks_of_model(model) if model.get('tasks') else None
     except ValueError as error:
         raise SystemExit(str(error)) from error
     if not rewards:
@@ -66,7 +70,7 @@ def main() -> None:
         if not rows:
             raise ValueError(f'{args.responses!r} holds no lines')
         scored = score_responses(rows, build_rule_terms(rewards), args.coordinates,
-                                 tuple(args.model_image_size[::-1]))
+                                 tuple(args.model_image_size[::-1]), tasks)
     except (KeyError, TypeError, ValueError) as error:
         raise SystemExit(str(error)) from error
     for name, value in summarize_responses(scored).items():

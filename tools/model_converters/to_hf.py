@@ -46,11 +46,14 @@ def about(args, config) -> dict:
     """Describe where the weights come from."""
     from mmdpad.evaluation.provenance import hash_config
     from mmdpad.models.weights import load_safe
+    from mmdpad.tasks import templates_of_model
+    templates = templates_of_model(config.model)
+    template = next(iter(templates.values())) if len(templates) == 1 else templates
     meta = load_safe(args.checkpoint).get('meta')
     policy = config.model.policy
     return dict(checkpoint=Path(args.checkpoint).name, iter=(meta or {}).get('iter'),
                 start_policy=policy.pretrained, lora=policy.get('lora'), merged=args.merge_lora,
-                prompt_template=policy.get('prompt_template', 'default'),
+                prompt_template=template,
                 dtype=args.dtype or policy.get('dtype', 'float32'), config=Path(args.config).name,
                 config_hash=hash_config(config), mmdpad=__version__)
 

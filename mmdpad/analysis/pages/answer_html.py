@@ -27,12 +27,13 @@ def answer_as_html(title: str, row: Mapping[str, Any], image: np.ndarray | None,
 
     Args:
         title: Text above the answer.
-        row: A line written by :class:`ReasonSegMetric`.
+        row: A line written by :class:`ReasonSegMetric` or :class:`QuestionAnsweringMetric`.
         image: (H, W, 3) uint8 RGB; None if it cannot be read, which is stated.
         panel: Whether the picture includes question, result and legend; without it, the page
             should show the question and a :func:`legend`.
     """
-    texts = (('Reasoning', row.get('think')), ('Caption', row.get('caption')),
+    answer = (('Answer', row['answer']), ) if 'answer' in row else ()
+    texts = (('Reasoning', row.get('think')), *answer, ('Caption', row.get('caption')),
              ('Result', verdict(row)))
     return f'<div><p><b>{safe(title)}</b></p>{_drawn(title, row, image, panel)}' + ''.join(
         f'<p><b>{name}:</b> {safe("none" if text is None else text)}</p>'

@@ -17,8 +17,9 @@ _IN_TRAINING = dict(reward='reward, sum of weighted terms', reasoning_tokens='re
                     entropy='entropy, nats per token', parse_failures='unusable responses, share',
                     time='seconds per iteration')
 _IN_VALIDATION = dict(giou='gIoU, %', ciou='cIoU, %')
-_IN_RESULTS = dict(giou='gIoU, %', ciou='cIoU, %', parse_failure_rate='unusable answers, share',
-                   reasoning_tokens='reasoning, tokens')
+_COMMON = dict(parse_failure_rate='unusable answers, share', reasoning_tokens='reasoning, tokens')
+_IN_RESULTS = dict(giou='gIoU, %', ciou='cIoU, %', **_COMMON)
+_IN_ANSWERS = dict(accuracy='accuracy, %', evidence_iou='evidence IoU, %', **_COMMON)
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,17 @@ def evaluations_as_html(evaluations: Sequence[Evaluation]) -> str:
     """A line for each result: which weights answered which data, and how well."""
     if not evaluations:
         return remark('There is no result of ReasonSegMetric in this folder.')
+    all_names = {name for found in evaluations for name in found.summary.get('metrics', ())}
+    columns = ({} if 'accuracy' not in all_names else _IN_ANSWERS) | (
+        {} if all_names and 'giou' not in all_names else _IN_RESULTS)
     rows = []
     for found in evaluations:
         protocol, origin = (_known(found, key) for key in ('protocol', 'provenance'))
-        numbers = [_with_interval(found.summary, name) for name in _IN_RESULTS]
+        numbers = [_with_interval(found.summary, name) for name in columns]
         rows.append([found.name, protocol.get('split', '-'), _weights(origin),
                      (protocol.get('test_cfg') or {}).get('temperature', '-'),
                      found.summary.get('metrics', {}).get('n', '-'), *numbers])
-    head = ['file', 'split', 'weights', 'temperature', 'samples', *_IN_RESULTS.values()]
+    head = ['file', 'split', 'weights', 'temperature', 'samples', *columns.values()]
     return table(head, rows) + remark('Oldest first; in brackets, 95 % bootstrap intervals over '
                                       'samples; temperature 0 is greedy.')
 

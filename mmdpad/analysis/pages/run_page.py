@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdpad.evaluation.summary import are_answers
 from mmdpad.utils import answer_pictures, raised_alarms, rollout_logs, spread, training_logs
 from mmdpad.visualization.curves import Series, plot_panels, read_scalars
 
@@ -94,13 +95,14 @@ def _pictures(work_dir: Path, read_image: ReadImage) -> str:
 def _answers(shown: Evaluation | None, read_image: ReadImage) -> str:
     if shown is None:
         return remark('There is no evaluation whose answers could be shown.')
-    ranked = sorted(shown.rows, key=lambda row: row['iou'])
+    key, name = ('accuracy', 'accuracy') if are_answers(shown.rows) else ('iou', 'IoU')
+    ranked = sorted(shown.rows, key=lambda row: row[key])
     few = min(_ANSWERS, (len(ranked) + 1) // 2)
-    parts = [f'<p>Of {safe(shown.name)}. Among answers with the same IoU, the first ones in the '
-             f'file are shown.</p>', legend()]
-    if not any('mask' in row for row in ranked):
+    parts = [f'<p>Of {safe(shown.name)}. Among answers with the same {name}, the first ones in '
+             f'the file are shown.</p>', legend()]
+    if key == 'iou' and not any('mask' in row for row in ranked):
         parts.append(remark('The masks were not saved: set ReasonSegMetric(save_masks=True).'))
-    best = sorted(shown.rows, key=lambda row: -row['iou'])[:few]
+    best = sorted(shown.rows, key=lambda row: -row[key])[:few]
     for title, rows in (('Worst', ranked[:few]), ('Best', best)):
         answers = ''.join(answer_as_html(row['question'], row, _image(row, read_image), panel=False)
                           for row in rows)

@@ -26,6 +26,7 @@ _REFER = {
     'refcocog': 'https://web.archive.org/web/20220413012904/https://bvisionweb1.cs.unc.edu/'
                 'licheng/referit/data/refcocog.zip'}
 _COCO = 'http://images.cocodataset.org'
+_GQA = 'https://downloads.cs.stanford.edu/nlp/data/gqa'
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ PLACES = (
     _policy('Qwen3.5-9B', 'qwen3_5_9b_reasonseg.py'),
     _policy('Qwen3.5-35B-A3B', 'qwen3_5_35b_a3b_lora_reasonseg.py'),
     _policy('GLM-4.1V-9B-Thinking', 'glm4_1v9b_reasonseg.py', 'zai-org'),
+    _policy('InternVL3_5-8B-HF', 'internvl3_5_8b_reasonseg.py', 'OpenGVLab'),
+    _policy('LFM2.5-VL-3B', 'lfm2_5vl3b_reasonseg.py', 'LiquidAI'),
     Place('checkpoints/sam_vit_h_4b8939.pth', 'SAM, which decodes the masks unless a config names '
           'another decoder', _get('checkpoints/sam_vit_h_4b8939.pth', _SAM)),
     _hub('checkpoints/sam2-hiera-large', 'facebook/sam2-hiera-large', 'SAM 2 of *_sam2_*.py'),
@@ -84,7 +87,8 @@ PLACES = (
          'SAM-HQ of qwen7b_sam_hq_reasonseg.py'),
     Place(_DETECTOR, 'Mask2Former of qwen7b_mask2former.py', _get(_DETECTOR, _MASK2FORMER)),
     _copy('refCOCOg_9k_840', 'training data of qwen*_reasonseg.py'),
-    _copy('VisionReasoner_multi_object_7k_840', 'training data of qwen7b_several_objects.py'),
+    _copy('VisionReasoner_multi_object_7k_840', 'training data of qwen7b_several_objects.py '
+          'and qwen7b_mixed_tasks.py'),
     *(_copy(f'ReasonSeg_{split}', 'a prepared copy, an alternative to data/ReasonSeg '
             '(qwen7b_several_objects.py)') for split in ('val', 'test')),
     Place('data/ReasonSeg', 'validation and test of qwen*_reasonseg.py', 'the folders train, val '
@@ -96,11 +100,19 @@ PLACES = (
     _zip('data/coco/train2014', f'{_COCO}/zips/train2014.zip',
          'images of RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO'),
     _zip('data/coco/annotations', f'{_COCO}/annotations/annotations_trainval2017.zip',
-         'categories of qwen7b_coco_labels.py'),
+         'annotations of qwen7b_coco_labels.py, qwen7b_mixed_tasks.py and qwen7b_ovd_coco.py'),
     *(_zip(f'data/coco/{split}2017', f'{_COCO}/zips/{split}2017.zip',
-           'images of qwen7b_coco_labels.py') for split in ('train', 'val')),
-    Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py', 'flickr30k_images and '
-          'final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
+           'images of qwen7b_coco_labels.py, qwen7b_mixed_tasks.py and qwen7b_ovd_*.py')
+      for split in ('train', 'val')),
+    Place('data/gqa', 'data of qwen7b_gqa.py', 'questions, scene graphs and images, unpacked from '
+          f'{_GQA}/questions1.2.zip, {_GQA}/sceneGraphs.zip and {_GQA}/images.zip'),
+    *(Place(f'data/coco/annotations/lvis_v1_{split}.json', 'annotations of qwen7b_ovd_lvis.py',
+            'the file of that name, from lvisdataset.org') for split in ('train', 'val')),
+    Place('data/objects365v1', 'training data of qwen7b_ovd_odvg.py', 'train, '
+          'o365v1_train_odvg.json and o365v1_label_map.json, as described in mmdet\'s '
+          'configs/mm_grounding_dino/dataset_prepare.md'),
+    Place('data/flickr30k_entities', 'training data of qwen7b_odvg.py and qwen7b_ovd_odvg.py',
+          'flickr30k_images and final_flickr_separateGT_train_vg.json, as described in mmdet\'s '
           'configs/mm_grounding_dino/dataset_prepare.md')
 )
 

@@ -10,6 +10,7 @@ from ..images import (
     read_image_if_any,
     to_rgb,
 )
+from .class_questions import QuestionFromClasses
 from .formatting import PackReasoningInputs
 from .loading import LoadInstanceMasks, LoadReasoningImage, LoadReasonSegMask
 from .model_image import ModelImageResize, TargetsFromBoxes, TargetsFromMask
@@ -21,8 +22,9 @@ from .text_prompt import QuestionFromTextPrompt
 
 __all__ = [
     'MAX_PIXELS', 'ComposeResponse', 'LoadInstanceMasks', 'LoadReasonSegMask', 'LoadReasoningImage',
-    'PackReasoningInputs', 'ProbeReasoningImage', 'ModelImageResize', 'QuestionFromExpression',
-    'QuestionFromLabel', 'QuestionFromPhrase', 'QuestionFromTextPrompt', 'TargetsFromBoxes',
-    'TargetsFromMask', 'TargetsFromSolution', 'decode_image', 'pixel_limit', 'probe_image',
-    'probe_image_bytes', 'read_image', 'read_image_if_any', 'to_rgb', 'without_pixels'
+    'ModelImageResize', 'PackReasoningInputs', 'ProbeReasoningImage', 'QuestionFromClasses',
+    'QuestionFromExpression', 'QuestionFromLabel', 'QuestionFromPhrase', 'QuestionFromTextPrompt',
+    'TargetsFromBoxes', 'TargetsFromMask', 'TargetsFromSolution', 'decode_image', 'pixel_limit',
+    'probe_image', 'probe_image_bytes', 'read_image', 'read_image_if_any', 'to_rgb',
+    'without_pixels'
 ]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -17,8 +19,9 @@ from .mmdet_ground_truth import mmdet_ground_truth
 from .required import require, require_masks
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'model_shape', 'texts', 'text_index',
-             'is_sentence', 'response', 'response_coordinates', 'sample_idx', 'empty_target',
-             'left_out', 'not_asked')
+             'is_sentence', 'task', 'classes', 'class_labels', 'not_exhaustive', 'answers',
+             'evidence', 'choices', 'question_type', 'response', 'response_coordinates',
+             'sample_idx', 'empty_target', 'left_out', 'not_asked')
 
 
 @TRANSFORMS.register_module()
@@ -30,39 +33,61 @@ class PackReasoningInputs(BaseTransform):
     if the results have them, :data:`META_KEYS` as metainfo and
 
     - ``gt_instances``: ``bboxes`` (K, 4) float32 XYXY inclusive, ``masks`` (K, H, W) bool and
-      ``labels`` (K,), in the original frame, from the key ``gt_masks``; K is 1, unless a question
-      may mean several objects, or none; also as metainfo, in the forms of
-      :func:`mmdet_ground_truth`;
+      ``labels`` (K,), in the original frame, from the keys ``gt_masks`` and ``gt_labels`` (0
+      without them); K is 1, unless a question may mean several objects, or none; also as metainfo,
+      in the forms of :func:`mmdet_ground_truth`;
+    - as metainfo ``instances``, if the question names classes and there are no masks: in mmdet's
+      form, with ``bbox`` in the original frame, x2 and y2 outer edges, ``bbox_label``,
+      ``ignore_flag`` and, if that is 1, ``crowd``;
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
     - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the model frame,
-      from ``model_boxes`` and ``model_points``;
+      from ``model_boxes`` and ``model_points``; ``labels`` (K,) long, from ``model_labels``, if the
+      question names classes;
+    - ``model_ignored``: ``bboxes`` (n, 4) float32, ``labels`` (n,) long and ``crowds`` (n,) bool,
+      in the model frame, of what is neither target nor mistake, from ``model_ignored``;
     - ``model_negatives``: ``bboxes`` (n, 4) float32 of objects other than the target, in the
       model frame, n may be 0, from ``model_negatives``.
 
     Required keys: ``img``, ``model_img``, ``question``.
 
+    Args:
+        meta_keys: Further keys of the results that become metainfo, if the results have them: what
+            the rewards and metrics of another task need.
+
     Raises:
         DatasetError: A key is missing; the message names the transform that adds it.
     """
 
+    def __init__(self, meta_keys: Sequence[str] = ()) -> None:
+        self.meta_keys = (*META_KEYS, *meta_keys)
+
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
         require(results, step, 'img', 'model_img', 'question')
-        sample = DetDataSample(metainfo={key: results[key] for key in META_KEYS if key in results})
+        sample = DetDataSample(
+            metainfo={key: results[key] for key in self.meta_keys if key in results})
         sample.set_metainfo({'question': normalize_question(results['question'])})
         if 'gt_masks' in results:
             masks = require_masks(results, step)
             boxes = np.array([box_from_mask(mask) for mask in masks], np.float32).reshape(-1, 4)
+            labels = results.get('gt_labels', np.zeros(len(masks), np.int64))
             sample.gt_instances = InstanceData(
                 bboxes=torch.from_numpy(boxes), masks=torch.from_numpy(masks),
-                labels=torch.zeros(len(masks), dtype=torch.long))
-            sample.set_metainfo(mmdet_ground_truth(masks, boxes))
+                labels=torch.from_numpy(labels))
+            sample.set_metainfo(mmdet_ground_truth(masks, boxes, labels))
+        elif 'classes' in results:
+            sample.set_metainfo(dict(instances=[
+                {key: value for key, value in instance.items() if key != 'mask'}
+                for instance in results.get('instances', ())]))
         if 'ignore_mask' in results:
             sample.ignored_instances = InstanceData(
                 masks=torch.from_numpy(results['ignore_mask'])[None])
         if 'model_boxes' in results:
             sample.model_targets = InstanceData(
-                bboxes=results['model_boxes'], points=results['model_points'])
+                bboxes=results['model_boxes'], points=results['model_points'],
+                **({'labels': results['model_labels']} if 'model_labels' in results else {}))
+        if 'model_ignored' in results:
+            sample.model_ignored = InstanceData(**results['model_ignored'])
         if 'model_negatives' in results:
             sample.model_negatives = InstanceData(bboxes=results['model_negatives'])
         images = {

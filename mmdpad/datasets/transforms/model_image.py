@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mmcv
@@ -74,7 +75,8 @@ class TargetsFromMask(BaseTransform):
 
     Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``model_shape``. Added keys:
     ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``model_points`` (K, 2, 2)
-    float32, (x, y); K is 0 if there is no target.
+    float32, (x, y); K is 0 if there is no target; from ``gt_labels`` also ``model_labels`` (K,)
+    long.
     """
 
     reads_truth = True
@@ -87,6 +89,8 @@ class TargetsFromMask(BaseTransform):
         found = [np.concatenate([box_from_mask(mask).reshape(2, 2), points_from_mask(mask)])
                  for mask in masks]
         _add_targets(results, np.array(found, np.float32).reshape(-1, 4, 2))
+        if 'gt_labels' in results:
+            results['model_labels'] = torch.from_numpy(results['gt_labels'])
         return results
 
 
@@ -99,10 +103,16 @@ class TargetsFromBoxes(BaseTransform):
     of a box may not lie on an object that is hollow or concave: leave out ``PointL1Reward`` if that
     matters.
 
+    For a question about classes (``QuestionFromClasses``), x2 and y2 stay the outer edges that they
+    are in COCO and mmdet, since predicted boxes are compared with those of the annotations.
+
     Required keys: ``instances``, a list (as in mmdet's data sets) of dicts with ``bbox``
     (:func:`covered_pixels`) and ``ignore_flag`` (1 if it is not a target); ``ori_shape``,
     ``model_shape``. Added keys: ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and
-    ``model_points`` (K, 1, 2) float32, (x, y); K is 0 if there is no target.
+    ``model_points`` (K, 1, 2) float32, (x, y); K is 0 if there is no target. If the results have
+    ``classes``, also ``model_labels`` (K,) long and, of the n ignored instances,
+    ``model_ignored``: a dict of ``bboxes`` (n, 4) float32, ``labels`` (n,) long and ``crowds`` (n,)
+    bool.
 
     Raises:
         DatasetError: A target has no box, or its box is inverted or lies outside the image.
@@ -119,25 +129,66 @@ class TargetsFromBoxes(BaseTransform):
             if 'bbox' not in target:
                 raise missing(results, step, '`bbox` of each instance',
                               'use `LoadInstanceMasks` and `TargetsFromMask`')
-            x1, y1, x2, y2 = target['bbox']
-            if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
-                raise DatasetError(
-                    f'A box of {results["img_path"]} should be (x1, y1, x2, y2) with x1 < x2 and '
-                    f'y1 < y2 in the image of {width} x {height} pixels (width x height), but is '
-                    f'{list(target["bbox"])}; correct or remove it', 'wrong box')
+            check_box(target['bbox'], height, width, results['img_path'])
+        if 'classes' in results:
+            self._add_classes(results, targets)
+            return results
         boxes = covered_pixels([item['bbox'] for item in targets], height, width)
-        corners = boxes.reshape(-1, 2, 2)
-        _add_targets(results, np.concatenate([corners, corners.mean(axis=1, keepdims=True)],
-                                             axis=1))
+        _add_targets(results, _with_centers(boxes))
         return results
 
+    def _add_classes(self, results: dict, targets: list[dict]) -> None:
+        """Add the targets of a question about classes, and what it ignores."""
+        ignored = [item for item in results['instances'] if item['ignore_flag']]
+        _add_targets(results, _with_centers(_clip(targets, results)), outer=True)
+        results['model_labels'] = _labels_of(targets)
+        boxes = torch.from_numpy(_clip(ignored, results))
+        results['model_ignored'] = dict(
+            bboxes=scale_boxes(boxes, results['ori_shape'], results['model_shape']),
+            labels=_labels_of(ignored),
+            crowds=torch.tensor([bool(item.get('crowd')) for item in ignored], dtype=torch.bool))
 
-def _add_targets(results: dict, points: np.ndarray) -> None:
+
+def check_box(box: Sequence[float], height: float, width: float, where: str) -> None:
+    """Check that a box (x1, y1, x2, y2) has an area in its image.
+
+    Raises:
+        DatasetError: It has none; ``where`` names the image.
+    """
+    x1, y1, x2, y2 = box
+    if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
+        raise DatasetError(
+            f'A box of {where} should be (x1, y1, x2, y2) with x1 < x2 and y1 < y2 in the image of '
+            f'{width} x {height} pixels (width x height), but is {list(box)}; correct or remove it',
+            'wrong box')
+
+
+def _clip(instances: list[dict], results: dict) -> np.ndarray:
+    """The boxes of instances as (K, 4) float32, cut off at the border of the image."""
+    height, width = results['ori_shape']
+    boxes = np.array([item['bbox'] for item in instances], np.float32).reshape(-1, 4)
+    return boxes.clip(0, np.array([width, height, width, height], np.float32))
+
+
+def _labels_of(instances: list[dict]) -> torch.Tensor:
+    return torch.tensor([item['bbox_label'] for item in instances], dtype=torch.long)
+
+
+def _with_centers(boxes: np.ndarray) -> np.ndarray:
+    """(K, 4) boxes as (K, 3, 2): both corners and the center."""
+    corners = boxes.reshape(-1, 2, 2)
+    return np.concatenate([corners, corners.mean(axis=1, keepdims=True)], axis=1)
+
+
+def _add_targets(results: dict, points: np.ndarray, outer: bool = False) -> None:
     """Add targets in the model frame, from float32 (K, 2 + P, 2) in the original frame: both
-    corners of a box, then P points."""
+    corners of a box, then P points; ``outer`` says that the second corner is an outer edge."""
     height, width = results['model_shape']
     scaled = scale_points(torch.from_numpy(points), results['ori_shape'], results['model_shape'])
-    last = torch.tensor([width - 1, height - 1])
+    last = torch.tensor([width - 1, height - 1]) + int(outer)
     scaled = torch.minimum((scaled + 0.5).floor(), last)  # whole pixels, halves up
+    if outer:  # an object too thin for the model frame keeps a pixel
+        scaled[:, 0] = torch.minimum(scaled[:, 0], last - 1)
+        scaled[:, 1] = torch.maximum(scaled[:, 1], scaled[:, 0] + 1)
     results['model_boxes'] = scaled[:, :2].reshape(-1, 4)
     results['model_points'] = scaled[:, 2:]

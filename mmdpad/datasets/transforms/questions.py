@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from mmcv.transforms import BaseTransform
+from mmengine.dataset import BaseDataset
 
 from mmdpad.registry import TRANSFORMS
 
+from ..class_annotations import label_names
 from ..errors import DatasetError
 from .required import item_name, missing, require
 
@@ -36,12 +38,20 @@ class QuestionFromInstances(BaseTransform):
 
     Args:
         seed: Selects the question about an image, together with the item's ``sample_idx``.
+
+    Attributes:
+        asks_classes: Whether answers name the class of each object.
     """
 
     reads_truth = True
+    asks_classes = False
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    def read_source(self, source: BaseDataset) -> dict[str, Any]:
+        """What :meth:`list_questions` needs from a data set beyond the keys of its items."""
+        return {}
 
     @abstractmethod
     def list_questions(self, results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -137,6 +147,10 @@ class QuestionFromLabel(QuestionFromInstances):
         self.template = template
         self.single_instance = single_instance
         self.classes = classes
+
+    def read_source(self, source: BaseDataset) -> dict[str, Any]:
+        """The names of the data set's labels."""
+        return dict(classes=label_names(source))
 
     def list_questions(self, results: Mapping[str, Any]) -> list[dict[str, Any]]:
         """One question per category.

@@ -24,6 +24,7 @@ class DiscriminativeRewardHook(RewardHook):
         name: Of the term, 'discriminative' by default; each hook in a config needs a different one.
             The signals of a second term are prefixed with its name
             (:func:`mmdpad.rewards.write_term`).
+        tasks: The tasks whose prompts it scores; None for all.
         **options: See :class:`DiscriminativeOptions`.
 
     Raises:
@@ -34,5 +35,6 @@ class DiscriminativeRewardHook(RewardHook):
     term = 'discriminative'
 
     def __init__(self, discriminator: dict | Sequence[dict], weight: float = 1.0,
-                 name: str | None = None, **options: Any) -> None:
-        super().__init__(weight, name, discriminator=discriminator, **options)
+                 name: str | None = None, tasks: Sequence[str] | None = None,
+                 **options: Any) -> None:
+        super().__init__(weight, name, tasks, discriminator=discriminator, **options)

@@ -19,11 +19,13 @@ class MaskRewardHook(RewardHook):
         tiers, ignore_regions: See :class:`MaskReward`.
         weight: Weight of the term in the sum of rewards.
         name: Of the term, 'mask_iou' by default; each hook in a config needs a different one.
+        tasks: The tasks whose prompts it scores; None for all.
     """
 
     kind = MaskReward
     term = 'mask_iou'
 
     def __init__(self, tiers: Sequence[float] | None = None, weight: float = 1.0,
-                 ignore_regions: str = 'target', name: str | None = None) -> None:
-        super().__init__(weight, name, tiers=tiers, ignore_regions=ignore_regions)
+                 ignore_regions: str = 'target', name: str | None = None,
+                 tasks: Sequence[str] | None = None) -> None:
+        super().__init__(weight, name, tasks, tiers=tiers, ignore_regions=ignore_regions)

@@ -22,6 +22,7 @@ from mmdpad.evaluation.provenance import (
 )
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import HOOKS
+from mmdpad.tasks import describe_tasks
 from mmdpad.utils import jsonable
 
 from .response_cache_hook import digest_weights
@@ -35,8 +36,9 @@ class ProvenanceHook(Hook):
 
     - ``protocol``: ``dataset``, ``split``, ``texts`` and other options that select the data;
       ``model_image_size`` (width, height); and for a :class:`ReasoningSegmentor` ``decoder``
-      ('SAM2Decoder(sam2-hiera-large)'), ``several_objects``, ``prompt_template``, ``coordinates``
-      and ``test_cfg`` (``temperature`` 0 is greedy).
+      ('SAM2Decoder(sam2-hiera-large)'), ``coordinates``, its task
+      (:func:`mmdpad.tasks.describe_tasks`: ``several_objects``, ``prompt_template`` and so on, or
+      ``tasks`` if there are several) and ``test_cfg`` (``temperature`` 0 is greedy).
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
       the policy's and the decoder's; ``config``; ``data_root`` and ``data``
@@ -95,10 +97,7 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, ReasoningSegmentor):
         return dict(model=type(model).__name__)
     return dict(decoder=model.decoder and _kind(model.decoder),
-                several_objects=model.several_objects,
-                reference_compatible=model.reference_compatible,
-                prompt_template=model.policy.encoder.template,
-                coordinates=model.policy.coordinates,
+                **describe_tasks(model.tasks), coordinates=model.policy.coordinates,
                 test_cfg=dict(model.test_cfg)) | getattr(model, 'protocol', {})
 
 

@@ -35,8 +35,8 @@ class ReasonSegVisualizationHook(Hook):
     processes only the first draws, and only samples that it evaluates itself; ``test_out_dir`` gets
     every answer of each process.
 
-    Models other than :class:`ReasoningSegmentor` and samples without ground-truth masks are
-    skipped.
+    Models other than :class:`ReasoningSegmentor` are skipped, and so are samples without
+    ground-truth masks and answers without masks.
 
     Args:
         number: How many samples; 0 for none.
@@ -96,8 +96,9 @@ class ReasonSegVisualizationHook(Hook):
             return
         first, self._evaluated = self._evaluated, self._evaluated + len(outputs)
         for number, sample in enumerate(outputs, first):
-            if not (self._presents or number in self._chosen) or 'masks' not in sample.get(
-                    'gt_instances', ()):
+            if not (self._presents or number in self._chosen) or not (
+                    'masks' in sample.get('gt_instances', ())
+                    and 'masks' in sample.pred_instances):
                 continue
             image = data_batch['inputs']['image'][number - first].permute(1, 2, 0).cpu().numpy()
             scored = score_sample(sample.to_dict(), self._ignore_regions, save_masks=True)

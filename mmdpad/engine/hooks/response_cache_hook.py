@@ -37,14 +37,13 @@ class ResponseCacheHook(Hook):
     directory, and starts a new one. Later runs never change a file.
 
     The first line describes what generated the responses: ``weights`` (SHA-256 of the policy's),
-    ``dtype``,
-    ``prompt_template``, ``coordinates``, ``chat_template`` (the start of its SHA-256),
-    ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of the loop. Of a
-    :class:`mmdpad.models.ConceptAgent`, whose verdicts are on masks, also its ``protocol``, the
-    ``decoder``'s config and ``decoder_weights``.
+    ``dtype``, ``prompt_template`` (several by task), ``coordinates``, ``chat_template`` (the start
+    of its SHA-256), ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of
+    the loop. Of a :class:`mmdpad.models.ConceptAgent`, whose verdicts are on masks, also its
+    ``protocol``, the ``decoder``'s config and ``decoder_weights``.
     Files that differ in any of these are ignored. Each further line is an answer: ``key`` (a hash
-    of the model image's pixels, the question and the item's index in the data set, so no other
-    prompt matches), ``id``, ``question``, ``response``, ``truncated``.
+    of the model image's pixels, the question, its task if it names one, and the item's index in the
+    data set, so no other prompt matches), ``id``, ``question``, ``response``, ``truncated``.
 
     The hook does nothing for models other than :class:`ReasoningSegmentor`.
 
@@ -169,7 +168,7 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
     maker = dict(
         weights=known.get('policy') or digest_weights(model.policy),
         dtype=str(next(model.policy.parameters()).dtype),
-        prompt_template=model.policy.encoder.template, coordinates=model.policy.coordinates,
+        prompt_template=_templates(model), coordinates=model.policy.coordinates,
         chat_template=model.policy.encoder.chat.digest, end_tokens=model.policy.end_tokens,
         rollout_engine=type(model.rollout_engine).__name__, test_cfg=dict(model.test_cfg),
         fp16=fp16)
@@ -177,6 +176,12 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
         maker |= dict(model.protocol, decoder=model.decoder_config,
                       decoder_weights=known.get('decoder') or digest_weights(model.decoder))
     return jsonable(maker)
+
+
+def _templates(model: ReasoningSegmentor) -> str | dict[str, str]:
+    """The prompt template of the only task, or those of all tasks by name."""
+    templates = model.policy.encoder.templates
+    return next(iter(templates.values())) if len(templates) == 1 else templates
 
 
 @torch.no_grad()
@@ -195,7 +200,9 @@ def prompt_keys(data_batch: dict) -> list[str]:
     keys = []
     for image, sample in zip(data_batch['inputs']['model_image'], data_batch['data_samples'],
                              strict=True):
-        head = (sample.question, sample.get('sample_idx'), tuple(image.shape))
+        task = sample.get('task')
+        head = (sample.question, sample.get('sample_idx'), tuple(image.shape),
+                *(() if task is None else (task, )))
         digest = hashlib.sha256(repr(head).encode('utf-8', 'backslashreplace'))
         digest.update(image.cpu().contiguous().numpy())
         keys.append(digest.hexdigest())

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -27,15 +27,17 @@ class RewardHook(Hook):
     Args:
         weight: Of the term in the sum of rewards.
         name: Of the term; each hook in a config needs a different one.
+        tasks: The tasks whose prompts it scores; None for all.
         **arguments: Of the term.
     """
 
     kind: Callable[..., Any] | str = ''
     term: str = ''
 
-    def __init__(self, weight: float = 1.0, name: str | None = None, **arguments: Any) -> None:
+    def __init__(self, weight: float = 1.0, name: str | None = None,
+                 tasks: Sequence[str] | None = None, **arguments: Any) -> None:
         self.term = self.term if name is None else name
-        self.weight = weight
+        self.weight, self.tasks = weight, tasks
         self.config = dict(arguments, type=self.kind)
         self.reward = build_term(self.config)
 
@@ -56,10 +58,11 @@ class RewardHook(Hook):
         Raises:
             ValueError: Its name is taken, or it cannot score this model or data.
         """
-        runner.train_loop.composition.add(self.term, self.reward, self.weight)
+        runner.train_loop.composition.add(self.term, self.reward, self.weight, self.tasks)
         arguments = {key: value for key, value in self.config.items() if key != 'type'}
         runner.logger.info(f'Reward term {self.term!r} ({type_name(self.config)}): weight '
-                           f'{self.weight}, {arguments}')
+                           f'{self.weight}, {arguments}'
+                           + (f', for {", ".join(self.tasks)}' if self.tasks else ''))
 
     def after_rollout(self, runner: Runner, rollout: RolloutBatch) -> None:
         """Check that the term was added.

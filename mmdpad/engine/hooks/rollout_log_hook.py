@@ -28,11 +28,11 @@ class RolloutLogHook(Hook):
 
     - ``iter``, from 1, as in the log; ``group`` (prompt of the batch) and ``index`` (response of
       the group), from 0;
-    - ``id``, ``image`` (path) and ``question`` of the prompt; null where it has none;
+    - ``id``, ``image`` (path), ``question`` and ``task`` of the prompt; null where it has none;
     - ``response``, the complete text; ``failure``, the reason if the answer cannot be used, else
       null; ``truncated``;
-    - ``rewards``, each term, unweighted; ``total``, their weighted sum; ``advantage``;
-      ``signals``, null where a response has none.
+    - ``rewards``, each term, unweighted, null where it does not score the task; ``total``, their
+      weighted sum; ``advantage``; ``signals``, null where a response has none.
 
     Args:
         interval: Write every so many iterations.
@@ -90,7 +90,8 @@ def rows_of(rollout: RolloutBatch, iteration: int) -> list[dict[str, Any]]:
         sample = rollout.data_samples[group]
         rows.append(dict(
             iter=iteration, group=group, index=index, id=sample.get('img_id'),
-            image=sample.get('img_path'), question=sample.get('question'), response=text,
+            image=sample.get('img_path'), question=sample.get('question'),
+            task=sample.get('task'), response=text,
             failure=parsed.reason if isinstance(parsed, ParseFailure) else None,
             truncated=truncated[row],
             rewards={name: values[row] for name, values in terms.items()}, total=totals[row],

@@ -5,15 +5,22 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.dist import all_gather_object, barrier, collect_results, get_dist_info
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
+from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdpad.datasets.samplers import LengthSortedSampler
+
+NO_RESULT = ()
+"""The result of a metric for a sample of another data set. (mmengine drops None as it collects
+results.)"""
 
 
 class RecordedBatches:
@@ -69,7 +76,8 @@ class InDatasetOrder(Evaluator):
     dropped (samplers pad so that all processes have equally many). The results of a metric that
     does not keep exactly one per sample stay in the order of the sampler.
 
-    ``MultiDatasetsEvaluator`` has one metric for each data set; any further ones, such as mmdet's
+    ``MultiDatasetsEvaluator`` has one metric for each data set, which gets the samples of that data
+    set only; so the data sets may have different tasks. Any further metrics, such as mmdet's
     ``DumpDetResults`` that ``tools/test.py --out`` adds, are evaluated over all data sets.
 
     Args:
@@ -77,7 +85,8 @@ class InDatasetOrder(Evaluator):
         batches: The batches of the loader whose samples it gets, all of them and in that order.
 
     Raises:
-        ValueError: The parts of ``MultiDatasetsEvaluator`` are not those of the data set.
+        ValueError: The parts of ``MultiDatasetsEvaluator`` are not those of the data set, or one of
+            its metrics does not keep one result for each sample.
     """
 
     def __init__(self, evaluator: Evaluator, batches: RecordedBatches) -> None:
@@ -104,6 +113,7 @@ class InDatasetOrder(Evaluator):
                              f'of the {len(sizes)} data sets, but got {len(names)} '
                              f'`dataset_prefixes` and {len(self.metrics)} `metrics`; set one '
                              f'of each for every data set')
+        self._sizes = list(sizes)
         for metric, part in zip(self.metrics, parts, strict=False):
             metric.dataset_meta = part
 
@@ -124,15 +134,43 @@ class InDatasetOrder(Evaluator):
     def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
         """Score the next batch, and record which items the new results belong to."""
         before = [len(metric.results) for metric in self.metrics]
-        self.evaluator.process(data_samples, data_batch)
         batch = self.batches.given[self._processed]
         self._processed += 1
+        if self._parts is None:
+            self.evaluator.process(data_samples, data_batch)
+        else:
+            self._process_parts(data_samples, data_batch, batch)
         for metric, count in zip(self.metrics, before, strict=True):
             items = self._items.setdefault(id(metric), [])
             if items is None or len(metric.results) != count + len(batch):
                 self._items[id(metric)] = None
             else:
                 items += batch
+
+    def _process_parts(self, data_samples: Sequence[Any], data_batch: Any,
+                       batch: Sequence[int]) -> None:
+        """Let the metric of each data set score its own samples. For other samples it gets
+        :data:`NO_RESULT`, since mmdet cuts the results of all data sets apart by position."""
+        samples = [sample.to_dict() if isinstance(sample, BaseDataElement) else sample
+                   for sample in data_samples]
+        parts = [bisect_right(self._sizes, item) for item in batch]
+        for part, metric in enumerate(self.metrics):
+            rows = [row for row, own in enumerate(parts)
+                    if own == part or part >= len(self._sizes)]
+            before = len(metric.results)
+            if rows:
+                metric.process(select_rows(data_batch, rows, len(samples)),
+                               [samples[row] for row in rows])
+            own = metric.results[before:]
+            if len(own) == len(rows):
+                placed = dict(zip(rows, own, strict=True))
+                metric.results[before:] = [placed.get(row, NO_RESULT)
+                                            for row in range(len(samples))]
+            elif part < len(self._sizes):
+                raise ValueError(
+                    f'A metric of MultiDatasetsEvaluator should keep one result for each sample, '
+                    f'but {type(metric).__name__} (data set {part + 1} of {len(self._sizes)}) kept '
+                    f'{len(own)} for {len(rows)}; evaluate that data set by itself')
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Compute the metrics over a data set of ``size`` items.
@@ -159,6 +197,18 @@ class InDatasetOrder(Evaluator):
                              'data set a result belongs to; use a sampler that leaves none out, '
                              'and no `drop_last`')
         print_log(message, logger='current', level=logging.WARNING)
+
+
+def select_rows(batch: Any, rows: Sequence[int], size: int) -> Any:
+    """Some rows of a batch of a data loader: everything in it, at any depth of dicts, that has
+    ``size`` rows."""
+    if isinstance(batch, Mapping):
+        return {name: select_rows(part, rows, size) for name, part in batch.items()}
+    if isinstance(batch, torch.Tensor) and batch.shape[:1] == (size, ):
+        return batch[list(rows)]
+    if isinstance(batch, list | tuple) and len(batch) == size:
+        return [batch[row] for row in rows]
+    return batch
 
 
 def _restore(metric: BaseMetric, items: list[int] | None, size: int) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
@@ -13,8 +14,13 @@ from mmdpad.datasets.reasoning_dataset import show_names
 from mmdpad.datasets.transforms.model_image import model_image_sizes
 from mmdpad.datasets.wrappers import base_datasets
 from mmdpad.engine.unwrap import unwrap
-from mmdpad.models.heads.prompt_encoder import EncodingCollate, check_prompt_lengths
+from mmdpad.models.heads.prompt_encoder import (
+    EncodingCollate,
+    PromptEncoder,
+    check_prompt_lengths,
+)
 from mmdpad.prompts import normalize_question
+from mmdpad.tasks import Task, WrongTask, find_task
 
 
 def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict,
@@ -32,8 +38,9 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict,
         training: Whether the loader is for training.
 
     Raises:
-        ValueError: The data set's questions may mean several objects, but the model's answers only
-            one; or the processor would change the size of a model image; or a prompt is too long.
+        ValueError: The model lacks the task of a question; a question may mean several objects, but
+            its task's answers have only one; or the processor would change the size of a model
+            image; or a prompt is too long.
         DatasetError: The first item of a data set cannot be loaded, or has no question.
     """
     if isinstance(dataloader, dict):
@@ -41,18 +48,14 @@ def build_encoding_dataloader(runner: Any, dataloader: DataLoader | dict,
             dataloader, seed=runner.seed,
             diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False)))
     model = unwrap(runner.model)
-    if getattr(dataloader.dataset, 'several_objects', False) and not getattr(
-            model, 'several_objects', True):
-        raise ValueError('`model.several_objects` should be True, as in the data set, but got '
-                         'False; set it, with a prompt that asks for a list '
-                         "(`policy.prompt_template='several_objects'`), or remove it from the data "
-                         'set')
+    if tasks := getattr(model, 'tasks', None):
+        check_tasks(tasks, dataloader.dataset)
     encoder = getattr(getattr(model, 'policy', None), 'encoder', None)
     if encoder is None or isinstance(dataloader.collate_fn, EncodingCollate):
         return dataloader
     check_first_item(dataloader.dataset)
     templates = {} if training else getattr(model, 'test_templates', {})
-    problems = check_prompt_lengths(encoder, *asked(dataloader.dataset), templates)
+    problems = find_long_prompts(encoder, dataloader.dataset, templates)
     if problems:
         raise ValueError('\n'.join(problems))
     if templates:
@@ -79,9 +82,60 @@ def check_training_data(dataset: Any) -> None:
             'from the `dataset` of `train_dataloader`')
 
 
-def asked(dataset: Any) -> tuple[list[str], set[tuple[int, int]]]:
-    """The normalized questions of a data set, and (width, height) of its model images, for
-    :func:`mmdpad.models.heads.prompt_encoder.check_prompt_lengths`. No image is read."""
-    items = (part.get_data_info(i) for part in base_datasets(dataset) for i in range(len(part)))
-    return ([normalize_question(item['question']) for item in items if 'question' in item],
-            model_image_sizes(dataset))
+def check_tasks(tasks: Mapping[str, Task], dataset: Any) -> None:
+    """Check that a model can be asked the questions of a data set. No image is read.
+
+    Args:
+        tasks: The model's tasks.
+        dataset: The data set, however wrapped.
+
+    Raises:
+        WrongTask: The model lacks the task of a question, or a question may mean several objects,
+            but its task's answers have only one.
+    """
+    for part in base_datasets(dataset):
+        for name in tasks_asked(part):
+            task = find_task(name, tasks)
+            if getattr(part, 'several_objects', False) and not task.several_objects:
+                shown = name or next(iter(tasks))
+                raise WrongTask(
+                    f'`several_objects` of the task {shown!r} should be True, as in the data set '
+                    f'({part.__class__.__name__}), but is False; set it in the model '
+                    f'(`model.several_objects`, or that of `model.tasks.{shown}`), with a prompt '
+                    f"that asks for a list (the template 'several_objects'), or remove it from the "
+                    f'data set')
+
+
+def tasks_asked(dataset: Any) -> list[str | None]:
+    """The names of the tasks of a data set's questions, None for the model's first. No image is
+    read."""
+    return list(dict.fromkeys(item.get('task') for item in _items(dataset)))
+
+
+def find_long_prompts(encoder: PromptEncoder, dataset: Any,
+                      templates: Mapping[str, str] | None = None) -> list[str]:
+    """The problems of :func:`mmdpad.models.heads.prompt_encoder.check_prompt_lengths` with the
+    questions of a data set. No image is read.
+
+    Args:
+        encoder: The policy's encoder.
+        dataset: The data set, however wrapped.
+        templates: Name -> template of each kind of prompt that is written for every question, see
+            :attr:`.ReasoningSegmentor.test_templates`; a problem then says the name. Otherwise each
+            question is written for its task.
+    """
+    asked: dict[str | None, list[str]] = {}
+    for item in _items(dataset):
+        if 'question' in item:
+            asked.setdefault(item.get('task'), []).append(normalize_question(item['question']))
+    sizes = model_image_sizes(dataset)
+    if not templates:
+        return [problem for task, questions in asked.items()
+                for problem in check_prompt_lengths(encoder, questions, sizes, task)]
+    everything = [question for questions in asked.values() for question in questions]
+    return [f'`{name}` prompt: {problem}' for name, template in templates.items()
+            for problem in check_prompt_lengths(encoder.with_template(template), everything, sizes)]
+
+
+def _items(dataset: Any) -> Iterator[dict]:
+    return (part.get_data_info(i) for part in base_datasets(dataset) for i in range(len(part)))

@@ -38,7 +38,7 @@ from mmdpad.rl import (
 )
 from mmdpad.structures import LossScale, RolloutBatch
 
-from .encoding import build_encoding_dataloader, check_training_data
+from .encoding import build_encoding_dataloader, check_training_data, tasks_asked
 from .finite import StepRefused, lower_loss_scale, refused_steps, save_rollout
 from .pending_rollouts import PendingRollouts
 from .rollout_stats import describe_rollout
@@ -66,12 +66,12 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             (with its image) counts once for all its responses. A larger group forms a micro-batch
             of its own. The setting only bounds the memory of an update. None: one micro-batch for
             each optimizer step.
-        advantage: Estimator of :func:`mmdpad.rl.compute_advantages`.
+        advantage: Estimator of :func:`mmdpad.rl.compute_advantages`; its batches are of one task.
         num_iterations: How many times each rollout is used for updates.
         max_refills: Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose rewards
             are all equal are replaced with groups of further prompts, from at most this many
-            further batches per iteration. Groups without a signal fill what is still missing. 0
-            keeps every group.
+            further batches per iteration. Groups without a signal fill what is still missing. In a
+            mixture of tasks, groups are replaced whatever their task. 0 keeps every group.
         max_staleness: Iterations that a rollout may be behind: iteration i trains on responses that
             were sampled by the weights before iteration i - max_staleness (the first ones by the
             start policy), while earlier iterations ran. It saves time with an engine that samples
@@ -129,6 +129,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         """Train; see :meth:`run_iter` for one iteration."""
         self._check_settings()
         self.composition.prepare(self.model, self.dataloader.dataset)
+        self.tasks = [name or next(iter(self.model.tasks))
+                      for name in tasks_asked(self.dataloader.dataset)]
         self._settle_reference()
         self._settle_resumed_state()
         self.dataloader_iterator = self.pending.look_ahead(self.dataloader_iterator)
@@ -171,7 +173,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         while refills < self.max_refills and self._is_short(pool, size):
             pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
             refills += 1
-        logs = describe_rollout(pool) | dict(staleness=float(self.pending.staleness))
+        logs = describe_rollout(pool, self.model.tasks)
+        logs['staleness'] = float(self.pending.staleness)
         if (memory := self.guess_memory) is not None:
             logs |= memory.log
         if self.max_refills:
@@ -189,7 +192,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         stream and the response's position in its group, but not on earlier samples, micro-batches
         or processes.
         """
-        self.composition.check_terms()
+        self.composition.check_terms(self.tasks)
         rollout = self.pending.take(data_batch)
         self.composition.score(rollout)
         self.runner.call_hook('after_rollout', rollout=rollout)
@@ -208,8 +211,11 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def advantages_of(self, rollout: RolloutBatch) -> Tensor:
         """The (B, G) advantages of this process's groups within the batch of all processes."""
         everyone = torch.cat(all_gather(rollout.total_rewards))
-        first = get_rank() * rollout.num_prompts
-        return compute_advantages(everyone, self.advantage)[first:first + rollout.num_prompts]
+        tasks = None
+        if len(self.model.tasks) > 1:
+            tasks = [task for own in all_gather_object(rollout.tasks) for task in own]
+        first, last = (rank * rollout.num_prompts for rank in (get_rank(), get_rank() + 1))
+        return compute_advantages(everyone, self.advantage, tasks=tasks)[first:last]
 
     def update(self, rollout: RolloutBatch) -> dict[str, float]:
         """Take the optimizer steps for a rollout, and return the mean of their logs."""

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from statistics import fmean
+
+import torch
 
 from mmdpad.prompts import FAILURE_REASONS
 from mmdpad.rewards import distinct_n, repetition
@@ -12,7 +15,7 @@ from mmdpad.rl import has_signal
 from mmdpad.structures import ParseFailure, RolloutBatch
 
 
-def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
+def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = ()) -> dict[str, float]:
     """Means over a rollout for the log.
 
     MMEngine repeats the last value of a name until it gets a new one. So every number that is
@@ -20,13 +23,16 @@ def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
 
     Args:
         rollout: A rollout with reward terms, their sum and signals.
+        tasks: The tasks of the model.
 
     Returns:
         Rewards:
 
         - ``reward``, ``reward_std`` (mean spread within groups), ``frac_reward_zero_std`` (share of
           groups without spread, so without signal);
-        - ``reward/<term>`` (unweighted), ``reward_std/<term>`` (spread over all responses);
+        - ``reward/<term>`` (unweighted), ``reward_std/<term>`` (spread), over the responses that
+          the term scores; absent if there are none;
+        - ``task_reward/<task>`` if there are several tasks; absent if none of its prompts is there;
         - ``signal/<name>`` (over responses that have one; absent if none has).
 
         Shares of all responses, in [0, 1]: ``parse_failures``, ``failed/<reason>`` for each of
@@ -45,7 +51,12 @@ def describe_rollout(rollout: RolloutBatch) -> dict[str, float]:
     assert rewards is not None
     logs = {'reward': rewards.mean(), 'reward_std': rewards.std(dim=1).mean()}
     for name, term in rollout.rewards.items():
-        logs |= {f'reward/{name}': term.mean(), f'reward_std/{name}': term.std()}
+        scored = term[~term.isnan()] if term.isnan().any() else term
+        if scored.numel():
+            logs |= {f'reward/{name}': scored.mean(), f'reward_std/{name}': scored.std()}
+    for task in tasks if len(tasks) > 1 else ():
+        if any(own := torch.tensor([name == task for name in rollout.tasks])):
+            logs[f'task_reward/{task}'] = rewards[own].mean()
     logs |= {f'signal/{name}': term.nanmean() for name, term in rollout.signals.items()
              if not term.isnan().all()}
     logs['frac_reward_zero_std'] = 1 - has_signal(rewards).float().mean()

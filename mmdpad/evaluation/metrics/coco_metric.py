@@ -29,10 +29,16 @@ class CocoMetric(CocoMetricOfMMDet):
       the same ``img_id``, as several questions about an image have in RefCOCO, so the answer to one
       question could match the target of another.
     - With ``ann_file`` only images with a question count, not those of other splits. All questions
-      about an image form one image, and all of its annotations are to be found, whether asked for
-      or not. An answer has no category: if no category of the file has the name of the data set's
-      class ('object'), all of its categories count as that class.
+      about an image form one image. If they ask for classes (``QuestionFromClasses``), labels
+      count, and of each image the annotations of the classes that it was asked for. Otherwise all
+      of its annotations are to be found, whether asked for or not, and an answer has no category:
+      if no category of the file has the name of the data set's class ('object'), all of its
+      categories count as that class.
     - ``proposal_fast`` is refused: mmdet's needs the same number of boxes in all images.
+
+    COCO ranks all boxes of a class by their scores, and boxes of equal score in the order in which
+    they come. Where all scores are 1, as a language model gives none of its own, AP is that of one
+    operating point and depends on the order of the images and of the boxes in an answer.
 
     Args:
         ann_file: COCO's file of instances, whose image ids are the items' ``img_id``.
@@ -63,12 +69,18 @@ class CocoMetric(CocoMetricOfMMDet):
                         'that the data set reads, or leave `ann_file` out to use the targets of '
                         'the items as the ground truth')
         super().process(data_batch, data_samples)
+        mark_asked(self.results, data_samples)
 
     def compute_metrics(self, results: list[Result]) -> dict[str, float]:
-        """See mmdet's."""
+        """See mmdet's.
+
+        Raises:
+            ValueError: ``ann_file`` lacks a class that answers may name.
+        """
         if self._asked and self._file is not None:
-            results = _pool(results)
-            self._coco_api = _narrow(self._file, [gt['img_id'] for gt, _ in results],
+            results = [_relabel(result, self._file, self.dataset_meta['classes'])
+                       for result in pool_images(results)]
+            self._coco_api = _narrow(self._file, [gt for gt, _ in results],
                                      self.dataset_meta['classes'])
             self.cat_ids = self.img_ids = None  # of an earlier evaluation
         elif self._asked and not self.format_only:
@@ -77,30 +89,64 @@ class CocoMetric(CocoMetricOfMMDet):
         return super().compute_metrics(results)
 
 
-def _pool(results: Iterable[Result]) -> list[Result]:
-    """Merge the predictions of all questions about an image."""
+def mark_asked(results: list[Result], data_samples: Sequence[dict]) -> None:
+    """Add ``asked``, the labels that a question asks for, to the last results, if it names
+    classes."""
+    for (gt, _), sample in zip(results[len(results) - len(data_samples):], data_samples,
+                               strict=True):
+        if 'class_labels' in sample:
+            gt['asked'] = tuple(sample['class_labels'])
+
+
+def pool_images(results: Iterable[Result]) -> list[Result]:
+    """Merge the predictions of all questions about an image, and what they ask for."""
     pooled: dict[Any, Result] = {}
     for gt, predicted in results:
-        first = pooled.setdefault(gt['img_id'], (gt, predicted))[1]
-        if first is not predicted:
+        first = pooled.setdefault(gt['img_id'], (gt, predicted))
+        if first[1] is not predicted:
+            if 'asked' in gt:
+                gt = dict(gt, asked=(*first[0].get('asked', ()), *gt['asked']))
             pooled[gt['img_id']] = gt, {
-                name: value if name == 'img_id' else first[name] + value
-                if isinstance(value, list) else np.concatenate([first[name], value])
+                name: value if name == 'img_id' else first[1][name] + value
+                if isinstance(value, list) else np.concatenate([first[1][name], value])
                 for name, value in predicted.items()}
     return list(pooled.values())
 
 
-def _narrow(file: COCO, image_ids: Sequence[Any], classes: Sequence[str]) -> COCO:
+def _relabel(result: Result, file: COCO, classes: Sequence[str]) -> Result:
+    """The result of questions about classes, with labels numbered in the order of the file's
+    categories, as mmdet's metric has them. (A label map may have another order.)"""
+    gt, predicted = result
+    if 'asked' not in gt:
+        return result
+    names = [file.cats[number]['name'] for number in file.get_cat_ids(cat_names=classes)]
+    if missing := [name for name in classes if name not in names]:
+        raise ValueError(
+            f'`ann_file` of CocoMetric should have the classes of the data set, but lacks '
+            f'{", ".join(map(repr, missing[:5]))} ({len(missing)} of {len(classes)}); name the '
+            'file of the same data, or leave `ann_file` out')
+    places = np.array([names.index(name) for name in classes], int)
+    return (dict(gt, asked=tuple(places[list(gt['asked'])].tolist())),
+            dict(predicted, labels=places[predicted['labels']]))
+
+
+def _narrow(file: COCO, images: Sequence[dict], classes: Sequence[str]) -> COCO:
     """The part of a file about some images, in their order, with the data set's categories."""
     categories = list(file.cats.values())
+    numbers = file.get_cat_ids(cat_names=classes)
+    kept = []
+    for gt in images:
+        asked = {numbers[place] for place in gt['asked']} if 'asked' in gt else None
+        kept += [annotation for annotation in file.imgToAnns[gt['img_id']]
+                 if asked is None or annotation['category_id'] in asked]
     # pycocotools reads the id 0, with which some files start, as "no match".
-    annotations = [dict(annotation, id=number) for number, annotation in enumerate(
-        (annotation for i in image_ids for annotation in file.imgToAnns[i]), start=1)]
+    annotations = [dict(annotation, id=number) for number, annotation in enumerate(kept, start=1)]
     if len(classes) == 1 and classes[0] not in {category['name'] for category in categories}:
         categories = [dict(id=1, name=classes[0])]
         annotations = [dict(annotation, category_id=1) for annotation in annotations]
     part = COCO()
-    part.dataset = dict(info=file.dataset.get('info', {}), images=[file.imgs[i] for i in image_ids],
+    part.dataset = dict(info=file.dataset.get('info', {}),
+                        images=[file.imgs[gt['img_id']] for gt in images],
                         annotations=annotations, categories=categories)
     part.createIndex()
     return part

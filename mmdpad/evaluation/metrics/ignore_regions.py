@@ -75,6 +75,12 @@ def check_truth(sample: Mapping[str, Any], key: str, packed: bool = False) -> No
             f'{sample.get("img_path", "an image")} are not asked, as in training on an mmdet data '
             'set; wrap it: `QuestionDataset(source=dict(...), questions=dict(...))`')
     masks = sample['pred_instances'].get('masks')
+    if masks is None:
+        raise ValueError(
+            f'An answer should have masks to be evaluated by them, but that to '
+            f'{sample.get("question")!r} (task {sample.get("task")!r}) has only '
+            f'{", ".join(sorted(sample["pred_instances"]))}; use a metric of its task, in a '
+            f'mixture of tasks by MultiDatasetsEvaluator')
     rles = not packed and isinstance(masks, list) and all(isinstance(mask, dict) for mask in masks)
     if key not in sample or rles:
         raise ValueError(

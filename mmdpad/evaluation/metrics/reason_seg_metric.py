@@ -114,7 +114,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         protocol = dict(ignore_regions=self.ignore_regions, failed_samples=FAILED_SAMPLES,
                         **known.get('protocol', {}))
         summary = summarize_result(rows, protocol, known.get('provenance'))
-        out_file = self.out_file or _default_out_file(self.prefix)
+        out_file = self.out_file or default_out_file(self.prefix)
         where = out_file and write_result(out_file, rows, summary)
         print_log(f'{self.prefix} protocol: {protocol}; samples: '
                   f'{where or "not written: no log file and no `out_file`"}', logger='current',
@@ -125,7 +125,7 @@ class ReasonSegMetric(IgnoreRegionsMetric):
             for end, value in zip(('low', 'high'), summary['intervals'][name], strict=True)})
 
 
-def _default_out_file(prefix: str) -> str | None:
+def default_out_file(prefix: str) -> str | None:
     """A path next to the current run's log file, with the number of trained iterations, if any."""
     files = [handler.baseFilename for handler in MMLogger.get_current_instance().handlers
              if isinstance(handler, logging.FileHandler)]

@@ -34,13 +34,14 @@ class RewardMetric(IgnoreRegionsMetric):
             name is taken, a number is added. None writes no file.
         collect_device, prefix: As in mmengine.
 
-    Returns (of ``evaluate``): ``<name of a term>`` in the term's own range, ``total`` (weighted),
-    ``signal_<name>``, the mean of what a term wrote into ``rollout.signals`` (over responses that
-    have a value), and ``iou_correlation_<term>`` (also for ``total``): Pearson's correlation in
-    [-1, 1] of a term with the mask's IoU over the samples. A term that does not correlate with the
-    IoU can be earned without being right. The correlation is absent if either is constant, or if
-    the data have boxes but no masks. If a second term writes a signal of the same name, its signal
-    is called ``signal_<term>_<name>``.
+    Returns (of ``evaluate``): ``<name of a term>`` in the term's own range (over the samples that
+    it scores; absent if there are none), ``total`` (weighted), ``signal_<name>``, the mean of what
+    a term wrote into ``rollout.signals`` (over responses that have a value), and
+    ``iou_correlation_<term>`` (also for ``total``): Pearson's correlation in [-1, 1] of a term with
+    the mask's IoU over the samples that have both. A term that does not correlate with the IoU can
+    be earned without being right. The correlation is absent if either is constant, or if the data
+    have boxes but no masks. If a second term writes a signal of the same name, its signal is called
+    ``signal_<term>_<name>``.
 
     Raises:
         ValueError: There is no term, one has the name of a column of the lines or needs the trained
@@ -67,13 +68,18 @@ class RewardMetric(IgnoreRegionsMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Score one batch. ``data_batch`` comes from the data loader, before any device move."""
-        # Data with boxes only have no masks to compare; a results file has lost them.
-        has_masks = [data_batch is None or 'gt_instances' in sample for sample in data_samples]
+        # Data with boxes only have no masks to compare, nor have answers of some tasks; a results
+        # file has lost them.
+        has_masks = [data_batch is None or 'gt_instances' in sample
+                     and 'masks' in sample['pred_instances'] for sample in data_samples]
         self.check_samples(list(compress(data_samples, has_masks)))
         if data_batch is None:
             raise ValueError('`data_batch` should be the answered batch, with its model images and '
                              'targets, but got none, as from `offline_evaluate` without `data`; '
                              'score responses with tools/analysis_tools/score_responses.py')
+        for own, sample in zip(data_batch['data_samples'], data_samples, strict=True):
+            if own.get('task') is None and 'task' in sample:  # as the model named it
+                own.set_metainfo(dict(task=sample['task']))
         rollout = RolloutBatch(
             data_samples=data_batch['data_samples'],
             model_images=data_batch['inputs']['model_image'], group_size=1,
@@ -91,16 +97,19 @@ class RewardMetric(IgnoreRegionsMetric):
             for row, sample in enumerate(data_samples))
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Means over all samples; NaN entries (no usable caption) are left out of signals."""
+        """Means over all samples; NaN entries (no usable caption, another task) are left out."""
         if self.out_file is not None:
             write_jsonl(self.out_file, in_order(results))
         names = dict.fromkeys(name for row in results for name in row if name not in ORIGIN)
         columns = {name: torch.tensor([row.get(name, math.nan) for row in results],
                                       dtype=torch.float64) for name in names}
         iou = columns.pop('iou')
-        metrics = {name: float(values.nanmean()) for name, values in columns.items()}
-        for name in ('total', *self.composition.weights) if len(results) > 1 else ():
-            correlation = float(torch.corrcoef(torch.stack([columns[name], iou]))[0, 1])
+        metrics = {name: float(values.nanmean()) for name, values in columns.items()
+                   if name not in self.composition.weights or not values.isnan().all()}
+        for name in ('total', *self.composition.weights):
+            both = torch.stack([columns[name], iou])
+            both = both[:, ~both.isnan().any(dim=0)]
+            correlation = float(torch.corrcoef(both)[0, 1]) if both.shape[1] > 1 else math.nan
             if math.isfinite(correlation):
                 metrics[f'iou_correlation_{name}'] = correlation
         return metrics

@@ -17,10 +17,10 @@ def text_bytes(shape: PolicyShape, setup: Setup, work: Workload) -> PartBytes:
     """The language model's pass over all prompts and responses of ``work``."""
     own = Arithmetic(setup.weight_bytes, setup.amp, setup.lora_rank, setup.on_cpu,
                      setup.attention == 'eager', work.shared, setup.checkpointing)
-    prompt = coarse(work.prompt_tokens)
-    lengths: tuple[int, ...] = (coarse(work.response_tokens), )
+    prompt, response = coarse(work.prompt_tokens), coarse(work.response_tokens)
+    lengths: tuple[int, ...] = (response, )
     if work.shared:
-        lengths = response_lengths(work.group_size, *lengths, coarse(work.padded))
+        lengths = response_lengths(work.group_size, response, coarse(work.padded))
     part = shape.measurements.text(own, prompt, lengths)
     return _scaled(part, work.tokens / (prompt + sum(lengths)))
 

@@ -110,7 +110,8 @@ class FakePolicy:
             share_states(self.language)
         if arithmetic.lora_rank:
             add_lora(self.model, {**lora, 'r': arithmetic.lora_rank})
-        self.tower.requires_grad_(arithmetic.trains_vision)
+        for parameter in self.family.vision_parameters(self.model):
+            parameter.requires_grad_(arithmetic.trains_vision)
         _share_alike(self.language.layers, getattr(self.language.config, 'layer_types', None))
         _share_alike(self.family.blocks(self.model))
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)

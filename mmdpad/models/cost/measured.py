@@ -133,7 +133,7 @@ class Measurements:
         add_lora(model, {**self._lora, 'r': rank})
         layers = adapted_layers(model)
         wrong = [name for name, layer in layers.items()
-                 if name.startswith(f'{family_of(model).vision_tower}.')
+                 if family_of(model).is_vision(name)
                  or isinstance(layer.get_base_layer(), nn.Embedding)]
         if wrong:
             raise ValueError(f'`lora.target_modules` should match layers of the language model, '
@@ -151,7 +151,8 @@ class Measurements:
     def _text(self, arithmetic: Arithmetic, prompt: int,
               responses: tuple[int, ...]) -> PartBytes:
         """The language model's pass over a prompt and its responses of these lengths; without
-        shared prompts, over one sequence of a prompt and a response."""
+        shared prompts, over one sequence of a prompt and a response. Prompts alone have no backward
+        pass."""
         policy, row = self._policy(arithmetic), {}
         if arithmetic.shared:
             groups = [PackedGroup(prompt, responses)]
@@ -160,7 +161,7 @@ class Measurements:
                 groups, CPU)
         states = policy.empty(1, prompt + sum(responses), policy.language.config.hidden_size)
         return _measure_part(policy, policy.language.layers, states, lambda states: [
-            policy.read(states, **row).last_hidden_state])
+            policy.read(states, **row).last_hidden_state], sum(responses) > 0)
 
     def _tower(self, arithmetic: Arithmetic, image: ImageInputs) -> PartBytes:
         """The vision tower's pass over an image."""
@@ -173,9 +174,13 @@ class Measurements:
         blocks."""
         policy, counter = self._policy(Arithmetic(shared=True)), OperationCounter()
         around: list[Operations] = []
+
+        def count() -> Operations:
+            around.append(counter.take())
+            return around[-1]
+
         with torch.no_grad(), counter, each_kind_once(
-                policy, policy.family.blocks(policy.model),
-                lambda: around.append(counter.take()) or around[-1]) as calls:
+                policy, policy.family.blocks(policy.model), count) as calls:
             policy.see(image)
         # Before and after each block that ran: what was in between is in every second one.
         ends = sum(part.total for part in around[::2]) + counter.take().total

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,29 +93,11 @@ class PolicyShape:
                 embedding.
             ImportError: peft, which builds it, is not installed.
         """
-        config = type(config).from_dict(config.to_dict())
-        config.quantization_config = None
-        model = build_on_meta(config)
-        family = family_of(model)
-        language, tower = family.language(model), family.tower(model)
-        measurements = Measurements(config, dict(lora or {}))
-        counts = measurements.counts()
-        text = TextShape(
-            hidden=language.config.hidden_size, layers=len(language.layers),
-            vocabulary=model.get_output_embeddings().out_features, linear=_linear(language.layers),
-            matrices=sum(p.numel() for p in language.layers.parameters() if p.ndim > 1),
-            largest=max(m.weight.numel() for m in language.layers.modules()
-                        if isinstance(m, nn.Linear)),
-            **{name: sum(getattr(layer, name) for layer in counts)
-               for name in ('multiplied', 'attended', 'cached', 'state')})
-        blocks = family.blocks(model)
-        shape = cls(text, len(blocks), _count(model), _count(tower), _count(blocks),
-                    _linear(model, biases=True), _linear(tower, biases=True),
-                    model.get_output_embeddings().weight is model.get_input_embeddings().weight,
-                    config, dict(lora or {}), measurements)
-        if lora:
-            shape.adapter_weights(lora.get('r', 8))
-        return shape
+        given = config.to_dict()
+        given['quantization_config'] = None
+        kind: Any = type(config)
+        return _read_shape(kind, json.dumps(given, sort_keys=True, default=str),
+                           json.dumps(lora or {}, sort_keys=True, default=list))
 
     def adapter_weights(self, rank: int) -> int:
         """Number of weights of its adapter, with another rank.
@@ -127,6 +111,34 @@ class PolicyShape:
         """What the vision tower gets of an image of about this size in pixels."""
         family = FAMILIES[self.config.model_type]
         return ImageInputs.of(family.blank_prompt(self.config, height, width))
+
+
+@lru_cache(maxsize=8)
+def _read_shape(kind: Any, config_json: str, lora_json: str) -> PolicyShape:
+    """What :meth:`PolicyShape.of` returns; with it, measurements are kept."""
+    config, lora = kind.from_dict(json.loads(config_json)), json.loads(lora_json)
+    model = build_on_meta(config)
+    family = family_of(model)
+    language = family.language(model)
+    vision = nn.ModuleList(family.vision_modules(model).values())
+    head = model.get_output_embeddings()
+    blocks, measurements = family.blocks(model), Measurements(config, lora)
+    counts = measurements.counts()
+    text = TextShape(
+        hidden=language.config.hidden_size, layers=len(language.layers),
+        vocabulary=head.out_features, linear=_linear(language.layers),
+        matrices=sum(p.numel() for p in language.layers.parameters() if p.ndim > 1),
+        largest=max(m.weight.numel() for m in language.layers.modules()
+                    if isinstance(m, nn.Linear)),
+        **{name: sum(getattr(layer, name) for layer in counts)
+           for name in ('multiplied', 'attended', 'cached', 'state')})
+    shape = PolicyShape(
+        text, len(blocks), _count(model), _count(vision), _count(blocks),
+        _linear(model, biases=True), _linear(vision, biases=True),
+        head.weight is model.get_input_embeddings().weight, config, lora, measurements)
+    if lora:
+        shape.adapter_weights(lora.get('r', 8))
+    return shape
 
 
 def _count(module: nn.Module) -> int:
@@ -179,11 +191,18 @@ def _published_config(name: str) -> Any:
         vocabulary = 151552
     elif kind in ('qwen2_vl', 'qwen2_5_vl') and not tied:
         vocabulary = 152064
-    text = dict(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-                num_attention_heads=heads, num_key_value_heads=kv_heads,
-                vocab_size=vocabulary,
-                rope_parameters=dict(rope_type='default', rope_theta=1e6,
-                                     mrope_section=[16, 24, 24]), tie_word_embeddings=tied)
+    text: dict[str, Any] = dict(
+        hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=vocabulary,
+        rope_parameters=dict(rope_type='default', rope_theta=1e6, mrope_section=[16, 24, 24]),
+        tie_word_embeddings=tied)
+    if kind == 'lfm2_vl':
+        return AutoConfig.for_model(kind, text_config=text | more[0], vision_config=tower,
+                                    projector_hidden_size=2048, projector_use_layernorm=False)
+    if kind == 'internvl':
+        del text['rope_parameters']['mrope_section']
+        return AutoConfig.for_model(kind, text_config=dict(text, model_type='qwen3'),
+                                    tie_word_embeddings=tied, vision_config=tower)
     # In Qwen2-VL's tower, `hidden_size` is the width of its output.
     output = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
     return AutoConfig.for_model(kind, text_config=text | (more[0] if more else {}),
@@ -215,7 +234,26 @@ _TEXT_3_5 = dict(vocab_size=248320, rope_parameters=dict(
 _EXPERTS = dict(num_experts=128, num_experts_per_tok=8)
 _TOWER_GLM = dict(depth=24, hidden_size=1536, num_heads=12, intermediate_size=13696, image_size=336,
                   patch_size=14, spatial_merge_size=2)
-SUFFIXES = ('-Instruct', '-Thinking', '-Base')
+_TOWER_INTERNVL = dict(num_hidden_layers=24, hidden_size=1024, num_attention_heads=16,
+                       intermediate_size=4096, attention_bias=True)
+_LARGE_TOWER_INTERNVL = dict(num_hidden_layers=45, hidden_size=3200, num_attention_heads=25,
+                             intermediate_size=12800, norm_type='rms_norm', use_qk_norm=True)
+
+
+def _tower_lfm(layers: int, hidden: int, intermediate: int, heads: int) -> dict[str, Any]:
+    return dict(num_hidden_layers=layers, hidden_size=hidden, intermediate_size=intermediate,
+                num_attention_heads=heads, patch_size=16, num_patches=256, vision_use_head=False)
+
+
+def _text_lfm(layers: int, attention: tuple[int, ...], **entries: Any) -> dict[str, Any]:
+    kinds = ['full_attention' if i in attention else 'conv' for i in range(layers)]
+    return dict(entries, layer_types=kinds,
+                rope_parameters=dict(rope_type='default', rope_theta=1e6))
+
+
+_LARGE_TOWER_LFM = _tower_lfm(27, 1152, 4304, 16)
+_TEXT_LFM = _text_lfm(16, (2, 5, 8, 10, 12, 14), vocab_size=65536)
+SUFFIXES = ('-Instruct', '-Thinking', '-Base', '-HF')
 # Shapes from the models' published config.json files: `model_type`, hidden, intermediate, layers,
 # heads, key and value heads, tied embeddings, vision tower, further entries of `text_config`.
 PUBLISHED: dict[str, tuple] = {
@@ -236,4 +274,16 @@ PUBLISHED: dict[str, tuple] = {
     'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,
                            dict(_EXPERTS, head_dim=128, moe_intermediate_size=1536)),
     'GLM-4.1V-9B': ('glm4v', 4096, 13696, 40, 32, 2, False, _TOWER_GLM),
+    'InternVL3_5-1B': ('internvl', 1024, 3072, 28, 16, 8, False, _TOWER_INTERNVL),
+    'InternVL3_5-2B': ('internvl', 2048, 6144, 28, 16, 8, False, _TOWER_INTERNVL),
+    'InternVL3_5-4B': ('internvl', 2560, 9728, 36, 32, 8, False, _TOWER_INTERNVL),
+    'InternVL3_5-8B': ('internvl', 4096, 12288, 36, 32, 8, False, _TOWER_INTERNVL),
+    'InternVL3_5-14B': ('internvl', 5120, 17408, 40, 40, 8, False, _TOWER_INTERNVL),
+    'InternVL3_5-38B': ('internvl', 5120, 25600, 64, 64, 8, False, _LARGE_TOWER_INTERNVL),
+    'LFM2.5-VL-450M': ('lfm2_vl', 1024, 6656, 16, 16, 8, True, _tower_lfm(12, 768, 3072, 12),
+                       _TEXT_LFM),
+    'LFM2.5-VL-1.6B': ('lfm2_vl', 2048, 12288, 16, 32, 8, True, _LARGE_TOWER_LFM, _TEXT_LFM),
+    'LFM2.5-VL-3B': ('lfm2_vl', 2048, 10752, 30, 32, 8, True, _LARGE_TOWER_LFM,
+                     _text_lfm(30, (2, 5, 9, 13, 17, 21, 24, 27), vocab_size=128000,
+                               block_auto_adjust_ff_dim=False)),
 }

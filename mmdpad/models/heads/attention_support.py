@@ -17,7 +17,9 @@ SHARED_PREFIX = 'shared_prefix'
 # see nothing, all scores then become -inf: in float64 as the softmax is float32, in float16 as soon
 # as they are below -16. Their NaN spreads to the prompt's own tokens in the next layer.
 _NOT_EAGER = ('float64', 'float16')
-_TOKEN_TYPES = ('token_type_ids', 'mm_token_type_ids')
+# Their types of tokens are 0 for a prompt, whose tokens attend in both directions, and 1 for a
+# response.
+_PREFIX_MODELS = ('paligemma', )
 _INSTEAD = ("set `attn_implementation='sdpa'`, with `rollout_engine=dict(type='HFRollout')` if the "
             'model samples')
 
@@ -77,14 +79,7 @@ def check_layers(name: str, config: Any, family: PolicyFamily) -> None:
     Raises:
         ValueError: It does not, or they would not.
     """
-    arguments = [x for x in _TOKEN_TYPES if x in signature(family.model_class.forward).parameters]
-    # With positions in three dimensions, types are for `get_rope_index`.
-    if arguments and not family.mrope and family.token_types not in arguments:
-        raise ValueError(
-            f'`token_types` of {family.name} ({config.model_type}) should be {arguments[0]!r}, an '
-            f'argument of {family.model_class.__name__}, but is {family.token_types!r}: without '
-            f'it, the attention of image tokens would silently be another; set it if it is 1 for '
-            f'image tokens and 0 for others; other meanings are not supported')
+    _check_token_types(config, family)
     if name != SHARED_PREFIX:
         return
     if family.token_types:
@@ -98,3 +93,25 @@ def check_layers(name: str, config: Any, family: PolicyFamily) -> None:
             f'{", ".join(family.shared_layers)}, but {family.name} ({config.model_type}) has '
             f'{", ".join(others)}, in which prompts and responses of a row would be mixed; '
             f'{_INSTEAD}')
+
+
+def _check_token_types(config: Any, family: PolicyFamily) -> None:
+    owner, class_name = f'{family.name} ({config.model_type})', family.model_class.__name__
+    if config.model_type in _PREFIX_MODELS:
+        raise ValueError(
+            f'A policy should have prompts whose text attends to earlier tokens only, but that of '
+            f'{owner} attends in both directions, by its token_type_ids; use another model')
+    taken = [argument for argument in signature(family.model_class.forward).parameters
+             if argument.endswith('token_type_ids')]
+    # With positions in three dimensions, these are for `get_rope_index`.
+    missed = [argument for argument in taken if argument != family.token_types
+              and not (family.mrope and argument == 'mm_token_type_ids')]
+    if missed:
+        raise ValueError(
+            f'`token_types` of {owner} should be {missed[0]!r}, an argument of {class_name}, but '
+            f'is {family.token_types!r}: without it, image tokens would silently be computed in '
+            f'another way; set it if it is 1 for image tokens and 0 for others; other meanings are '
+            f'not supported')
+    if family.token_types and family.token_types not in taken:
+        raise ValueError(f'`token_types` of {owner} should be an argument of {class_name}, which '
+                         f'has no {family.token_types!r}; set it to None')

@@ -26,6 +26,7 @@ class EncodedPrompt:
         image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
         unexpanded_ids: (P',) long, for such an engine: the tokens before the processor replaced
             the single token of the image by those for its features, and any around them.
+        task: Name of the task whose template the prompt has; None for the first.
     """
 
     input_ids: Tensor
@@ -35,6 +36,7 @@ class EncodedPrompt:
     vision: tuple[Tensor, ...] | None = None
     image: Tensor | None = None
     unexpanded_ids: Tensor | None = None
+    task: str | None = None
 
     def __len__(self) -> int:
         """Number of tokens in the prompt, image tokens included."""

@@ -9,6 +9,8 @@ from transformers import (
     Glm4vForConditionalGeneration,
     Glm4vMoeForConditionalGeneration,
     Glm46VForConditionalGeneration,
+    InternVLForConditionalGeneration,
+    Lfm2VlForConditionalGeneration,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
     Qwen3_5ForConditionalGeneration,
@@ -17,8 +19,11 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
+from mmdpad.geometry.coordinates import COORDINATES
 from mmdpad.models.sources import read_config
 
+from .internvl import InternVLFamily
+from .lfm2_vl import Lfm2VlFamily
 from .policy_family import PolicyFamily
 
 FAMILIES: dict[str, PolicyFamily] = {}
@@ -53,6 +58,17 @@ _GLM: dict[str, Any] = dict(
 register_family('glm4v', PolicyFamily('GLM-4.1V', Glm4vForConditionalGeneration, **_GLM))
 register_family('glm4v_moe', PolicyFamily('GLM-4.5V', Glm4vMoeForConditionalGeneration, **_GLM))
 register_family('glm46v', PolicyFamily('GLM-4.6V', Glm46VForConditionalGeneration, **_GLM))
+register_family('internvl', InternVLFamily(
+    'InternVL', InternVLForConditionalGeneration, 'relative_1000',
+    vision_tokens=('image_token_id', ), vision_tower='model.vision_tower',
+    vision_blocks='encoder.layer', vision_linears='(q|k|v)_proj|projection_layer|fc1|fc2',
+    mrope=False))
+register_family('lfm2_vl', Lfm2VlFamily(
+    'LFM2-VL', Lfm2VlForConditionalGeneration, 'relative_1', vision_tokens=('image_token_id', ),
+    vision_tower='model.vision_tower', vision_blocks='encoder.layers',
+    vision_linears='(q|k|v|out)_proj|fc1|fc2', language_norm='embedding_norm',
+    language_linears='(q|k|v|in|out)_proj|w[123]', shared_layers=('full_attention', 'conv'),
+    mrope=False))
 
 
 def find_family(source: str) -> PolicyFamily:
@@ -83,6 +99,6 @@ def _look_up(model_type: Any, owner: str) -> PolicyFamily:
             f'The `model_type` in config.json of {owner} should be one of {known}, but is '
             f'{model_type!r}; use such a model, or add its family in a module of '
             f'`custom_imports`: register_family({model_type!r}, PolicyFamily(name=..., '
-            f"model_class=..., coordinates='pixels' or 'relative_1000')) of "
+            f"model_class=..., coordinates={' or '.join(map(repr, COORDINATES))})) of "
             f'mmdpad.models.heads, see docs/policies.md')
     return FAMILIES[model_type]

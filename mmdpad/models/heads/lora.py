@@ -103,8 +103,7 @@ def check_lora(family: PolicyFamily, source: str, lora: Mapping[str, Any],
     with torch.device('meta'):
         model = family.model_class(from_folder(AutoConfig, source, hint))
     add_lora(model, lora)
-    reached = [name for name in adapted_layers(model)
-               if name.startswith(f'{family.vision_tower}.')]
+    reached = [name for name in adapted_layers(model) if family.is_vision(name)]
     if freeze_vision and reached:
         raise ValueError(f'`lora` should not reach the vision tower with `freeze_vision=True`, but '
                          f'has an adapter in {len(reached)} of its layers ({reached[0]}, ...); '

@@ -40,8 +40,9 @@ class PolicyFamily:
             may lack some.
         vision_tower: Path of the vision tower in the model.
         vision_blocks: Path of its blocks in the vision tower.
-        language_model: Path of the language model, which has ``embed_tokens``, ``layers``, ``norm``
-            and ``rotary_emb``.
+        language_model: Path of the language model, which has ``embed_tokens``, ``layers`` and
+            ``rotary_emb``.
+        language_norm: Path of the last norm in the language model.
         language_linears: Pattern of the last parts of names: the linear layers of attention and MLP
             in the language model's layers.
         vision_linears: The same in the vision tower's blocks.
@@ -62,6 +63,7 @@ class PolicyFamily:
     vision_tower: str = 'model.visual'
     vision_blocks: str = 'blocks'
     language_model: str = 'model.language_model'
+    language_norm: str = 'norm'
     language_linears: str = '(q|k|v|o|gate|up|down)_proj'
     vision_linears: str = 'qkv|proj|fc1|fc2|(gate|up|down)_proj|linear_fc1|linear_fc2'
     shared_layers: tuple[str, ...] = ('full_attention', )
@@ -79,7 +81,9 @@ class PolicyFamily:
         """
         blocks = f'{self.vision_tower}.{self.vision_blocks}'
         for name, path in dict(vision_tower=self.vision_tower, vision_blocks=blocks,
-                               language_model=self.language_model).items():
+                               language_model=self.language_model,
+                               language_norm=f'{self.language_model}.{self.language_norm}'
+                               ).items():
             try:
                 model.get_submodule(path)
             except AttributeError as error:
@@ -105,6 +109,30 @@ class PolicyFamily:
         """Its language model."""
         return model.get_submodule(self.language_model)
 
+    def norm(self, model: nn.Module) -> Any:
+        """The last norm of its language model."""
+        return self.language(model).get_submodule(self.language_norm)
+
+    def is_vision(self, name: str) -> bool:
+        """Whether a module or weight of this full name computes features of images: all those
+        outside the language model and the output head, such as the vision tower and a projector
+        behind it."""
+        return not f'{name}.'.startswith((f'{self.language_model}.', 'lm_head.'))
+
+    def vision_modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The outermost modules that compute features of images, by name."""
+        found: dict[str, nn.Module] = {}
+        for name, module in model.named_modules():
+            has_language = not name or self.language_model.startswith(f'{name}.')
+            is_part = name.startswith(tuple(f'{outer}.' for outer in found))
+            if self.is_vision(name) and not has_language and not is_part:
+                found[name] = module
+        return found
+
+    def vision_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """The weights by which features of images are computed."""
+        return [p for name, p in model.named_parameters() if self.is_vision(name)]
+
     def lora_targets(self, reach: str) -> str:
         """Pattern of full names of the linear layers that 'language' or 'language_and_vision'
         stands for: attention and MLP of the language model, or these and the vision tower's
@@ -126,6 +154,10 @@ class PolicyFamily:
     def image_tokens(self, processor: Any, prompt: EncodedPrompt) -> int:
         """The number of image tokens that the image of a prompt should have."""
         return int(prompt.grid.prod()) // processor.image_processor.merge_size**2
+
+    def patches(self, model: Any, prompt: EncodedPrompt) -> int:
+        """The number of patches of a prompt's image, for which the vision tower has a state."""
+        return len(prompt.pixel_values)
 
     def blank_prompt(self, config: Any, height: int, width: int) -> EncodedPrompt:
         """A prompt of nothing but an image, whose pixels are on the meta device, for estimates.

@@ -55,15 +55,16 @@ def check_policy(policy: Mapping[str, Any]) -> tuple[str, Any]:
     settings = None if quantization is None else quantization_config(quantization, lora)
     source, folder = find_model('model.policy.pretrained', policy['pretrained'], EXAMPLE)
     family = find_family(source)
-    if settings is not None and settings.llm_int8_skip_modules is None:
-        settings.llm_int8_skip_modules = [family.vision_tower, 'lm_head']
     check_files(source, folder)
     check_prequantized(source, quantization, lora)
     check_layout(family.model_class, source, WEIGHTS_HINT)
     config = from_folder(AutoConfig, source, WEIGHTS_HINT)
     check_layers(policy.get('attn_implementation') or SHARED_PREFIX, config, family)
     with torch.device('meta'):
-        family.check_parts(family.model_class(config))
+        model = family.model_class(config)
+    family.check_parts(model)
+    if settings is not None and settings.llm_int8_skip_modules is None:
+        settings.llm_int8_skip_modules = [*family.vision_modules(model), 'lm_head']
     if lora is not None:
         check_lora(family, source, lora, WEIGHTS_HINT,
                    policy.get('freeze_vision', False))

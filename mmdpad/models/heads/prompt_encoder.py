@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmdpad.prompts import build_messages
+from mmdpad.tasks import find_task
 from mmdpad.utils.number_checks import check_number
 
 from .chat_template import ChatTemplate
@@ -33,11 +34,13 @@ class PromptEncoder:
 
     Args:
         source: Folder or hub name of the processor.
-        template: See :func:`mmdpad.prompts.build_messages`.
+        templates: Name of a task -> template, see :func:`mmdpad.prompts.build_messages`; or the
+            template of the only task.
         max_tokens: Longer prompts (image tokens included) are an error.
         coordinates: The coordinates that the prompt asks for.
 
     Attributes:
+        templates: As above, a dict. The first one is for questions without a task.
         chat: The folder's chat template.
         responses: Converts responses to the prompts between text and tokens.
 
@@ -46,38 +49,49 @@ class PromptEncoder:
             :class:`.ResponseCodec`.
     """
 
-    def __init__(self, source: str, template: str, max_tokens: int,
+    def __init__(self, source: str, templates: str | Mapping[str, str], max_tokens: int,
                  coordinates: str = 'pixels') -> None:
         self.processor: Any = load_processor(source)
         self.family = find_family(source)
         self.source = source
         self.processor.tokenizer.padding_side = 'left'
-        self.template = template
+        self.templates = (dict(segmentation=templates) if isinstance(templates, str)
+                          else dict(templates))
         self.max_tokens = max_tokens
         self.coordinates = coordinates
         self.chat = ChatTemplate(self.processor, source,
-                                 build_messages('the red circle', template, coordinates))
+                                 self._messages('the red circle'))
         self.responses = ResponseCodec(source, self.processor.tokenizer, self.chat)
 
-    def __call__(self, image: Tensor, question: str) -> EncodedPrompt:
+    @property
+    def template(self) -> str:
+        """The template of the first task; setting it makes that the only task."""
+        return next(iter(self.templates.values()))
+
+    @template.setter
+    def template(self, template: str) -> None:
+        self.templates = {next(iter(self.templates)): template}
+
+    def __call__(self, image: Tensor, question: str, task: str | None = None) -> EncodedPrompt:
         """Encode one prompt, on the CPU.
 
         Args:
             image: uint8 (3, h, w), RGB, the model image.
             question: A normalized question.
+            task: Name of its task; None for the first.
 
         Raises:
-            ValueError: The processor refuses the image, or would resize it, so that the model's
-                coordinates would not be those of the model image; or the prompt is longer than
-                ``max_tokens``.
+            ValueError: The task is unknown; the processor refuses the image, or would resize it, so
+                that the model's coordinates would not be those of the model image; or the prompt is
+                longer than ``max_tokens``.
         """
-        prompt = self._read(image, question)
+        prompt = self._read(image, question, task)
         if problem := self._find_problem(prompt, tuple(image.shape[-2:]), question):
             raise ValueError(problem)
         return prompt
 
-    def _read(self, image: Tensor, question: str) -> EncodedPrompt:
-        text = self.write(question)
+    def _read(self, image: Tensor, question: str, task: str | None = None) -> EncodedPrompt:
+        text = self.write(question, task)
         try:
             values = self.processor(text=[text], images=[image.cpu()],
                                     return_mm_token_type_ids=True, return_tensors='pt')
@@ -92,6 +106,7 @@ class PromptEncoder:
                 f'The processor of {self.source!r} should return {error}, which `read_prompt` of '
                 f'{self.family.name} reads, but returns {", ".join(values)}; override it in a '
                 f'subclass of PolicyFamily, see "Add a family" in docs/policies.md') from error
+        prompt.task = task
         prompt.unexpanded_ids = self.processor.tokenizer(text, return_tensors='pt')['input_ids'][0]
         return prompt
 
@@ -109,9 +124,12 @@ class PromptEncoder:
         encoder.template = template
         return encoder
 
-    def write(self, question: str) -> str:
-        """Write the text of a prompt, with a single image token."""
-        return self.chat.render(build_messages(question, self.template, self.coordinates))
+    def write(self, question: str, task: str | None = None) -> str:
+        """Write the text of a prompt, with a single image token, by the template of a task."""
+        return self.chat.render(self._messages(question, task))
+
+    def _messages(self, question: str, task: str | None = None) -> list[dict[str, Any]]:
+        return build_messages(question, find_task(task, self.templates), self.coordinates)
 
     def _find_problem(self, prompt: EncodedPrompt, size: tuple[int, ...], question: str) -> str:
         """Describe the problem with a prompt and its image of a (height, width); empty if there is
@@ -137,9 +155,8 @@ class PromptEncoder:
 
 
 def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
-                         sizes: Iterable[tuple[int, int]],
-                         templates: Mapping[str, str] | None = None) -> list[str]:
-    """Check, before work starts, that the prompts of a data set can be encoded.
+                         sizes: Iterable[tuple[int, int]], task: str | None = None) -> list[str]:
+    """Check, before training, that the prompts of a data set can be encoded.
 
     Encodes the longest question with a blank image of each size, so that the model's own processor
     says which sizes it keeps. Needs no images or weights, and about a second for 20,000 questions;
@@ -149,19 +166,13 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
         encoder: The policy's encoder, which needs only the files of the processor.
         questions: Normalized questions.
         sizes: (width, height) of the model images, as for ``ModelImageResize``.
-        templates: Name -> template of each kind of prompt, if it is not the encoder's; a problem
-            then says the name.
+        task: Name of the questions' task; None for the first.
 
     Returns:
         The problems, one line for each size that the processor would change, or with which the
         longest question has more than ``encoder.max_tokens`` tokens; empty if all fit. Nothing is
         raised.
     """
-    if templates:
-        sizes = [*sizes]
-        return [f'`{name}` prompt: {problem}' for name, template in templates.items()
-                for problem in check_prompt_lengths(encoder.with_template(template), questions,
-                                                    sizes)]
     tokenizer = encoder.processor.tokenizer
     candidates = sorted({*questions}, key=len)[-_COUNTED:]
     if not candidates:
@@ -169,12 +180,12 @@ def check_prompt_lengths(encoder: PromptEncoder, questions: Iterable[str],
     # The few questions with the most tokens: merging at their ends changes the count by one or two.
     counts = map(len, tokenizer(candidates, add_special_tokens=False)['input_ids'])
     longest = heapq.nlargest(8, zip(counts, candidates, strict=True))
-    texts = [encoder.write(question) for _, question in longest]
+    texts = [encoder.write(question, task) for _, question in longest]
     _, (_, question) = max(zip(map(len, tokenizer(texts)['input_ids']), longest, strict=True))
     problems = []
     for width, height in sorted({*sizes}):
         try:
-            encoder(torch.zeros(3, height, width, dtype=torch.uint8), question)
+            encoder(torch.zeros(3, height, width, dtype=torch.uint8), question, task)
         except ValueError as error:
             problems.append(str(error))
     return problems
@@ -193,6 +204,7 @@ class EncodingCollate:
 
     def __call__(self, samples: Sequence[dict]) -> Any:
         for sample in samples:
-            sample['inputs']['prompt'] = self.encoder(sample['inputs']['model_image'],
-                                                      sample['data_samples'].question)
+            asked = sample['data_samples']
+            sample['inputs']['prompt'] = self.encoder(
+                sample['inputs']['model_image'], asked.question, getattr(asked, 'task', None))
         return self.collate(samples)

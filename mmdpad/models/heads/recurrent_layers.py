@@ -1,10 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Layers with a recurrent state (gated DeltaNet) in a row of shared prompts.
+"""Layers with a recurrent state in a row of shared prompts: gated DeltaNet, and LFM2's gated short
+convolution.
 
-Such a layer reads its input one token after the other. Its state after a prompt (that of the
-recurrence, and the last inputs of a short causal convolution) is computed once, and all responses
-start from it. Gradients of the state are the sum over the responses. The layers are transformers'
-own: they get the state where they expect a cache.
+Such a layer reads its input one token after the other. Its state after a prompt (the last inputs of
+a short causal convolution, and in gated DeltaNet that of the recurrence) is computed once, and all
+responses start from it. Gradients of the state are the sum over the responses. The layers are
+transformers' own: they get the state where they expect a cache.
 
 Notation: B prompts, G responses to each, N = B * G, L tokens of a row, D hidden size.
 """
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers.models.lfm2.modeling_lfm2 import Lfm2DecoderLayer
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGatedDeltaNet
 
@@ -36,17 +38,17 @@ class RecurrentState:
 
     Attributes:
         conv: (N, C, K) the last inputs of the convolution; None before the first token.
-        recurrent: (N, H, d, e); None before the first token.
+        recurrent: (N, H, d, e); None before the first token, and in a layer without recurrence.
     """
 
     def __init__(self, conv: Tensor | None = None, recurrent: Tensor | None = None) -> None:
         self.conv = conv
         self.recurrent = recurrent
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Both parts, after the first token."""
-        assert self.conv is not None and self.recurrent is not None
-        return self.conv, self.recurrent
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parts that the layer has, after the first token."""
+        assert self.conv is not None
+        return (self.conv, ) if self.recurrent is None else (self.conv, self.recurrent)
 
     def repeat(self, group_size: int) -> RecurrentState:
         """The states of N sequences, each ``group_size`` times."""
@@ -151,9 +153,25 @@ class SharedQwen3_5MoeDeltaNet(_Shared, Qwen3_5MoeGatedDeltaNet):
     """That of Qwen3.5-MoE."""
 
 
-# By the class that each one replaces.
-_CLASSES: dict[type, type[nn.Module]] = {kind.__mro__[2]: kind for kind in (
-    SharedQwen3_5DeltaNet, SharedQwen3_5MoeDeltaNet)}
+class SharedLfm2Layer(Lfm2DecoderLayer):
+    """A decoder layer of LFM2 with a gated short convolution, to which it does not pass on the
+    layout before transformers 5.22."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, layout: Any = None,
+                **kwargs: Any) -> Tensor:
+        """(N, L, D) -> (N, L, D)."""
+        if layout is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        states = hidden_states + layout.recur(self.conv, self.operator_norm(hidden_states),
+                                              self.conv.layer_idx)
+        return states + self.feed_forward(self.ffn_norm(states))
+
+
+_CLASSES: dict[str, dict[type[nn.Module], type[nn.Module]]] = dict(
+    linear_attention={Qwen3_5GatedDeltaNet: SharedQwen3_5DeltaNet,
+                      Qwen3_5MoeGatedDeltaNet: SharedQwen3_5MoeDeltaNet},
+    conv={Lfm2DecoderLayer: SharedLfm2Layer})
+"""By kind of layer (``layer_types``), the class that each one of transformers becomes."""
 
 
 def share_states(language: Any) -> None:
@@ -161,22 +179,24 @@ def share_states(language: Any) -> None:
     their names stay as they are.
 
     Raises:
-        ValueError: A layer of the kind 'linear_attention' is of an unknown class, which would mix
-            the prompts and responses of a row.
+        ValueError: A layer of a recurrent kind is of an unknown class, which would mix the prompts
+            and responses of a row.
     """
     kinds = getattr(language.config, 'layer_types', None) or ()
     for kind, layer in zip(kinds, language.layers, strict=False):
+        classes = _CLASSES.get(kind, {})
         for module in layer.modules():
-            if type(module) in _CLASSES:
-                module.__class__ = _CLASSES[type(module)]
-        if kind == 'linear_attention' and not has_recurrence(layer):
+            if type(module) in classes:
+                module.__class__ = classes[type(module)]
+        if classes and not has_recurrence(layer):
             raise ValueError(
-                f"`attn_implementation='shared_prefix'` should have layers of linear_attention of "
-                f'{", ".join(known.__name__ for known in _CLASSES)}, but got '
+                f"`attn_implementation='shared_prefix'` should have layers of {kind} of "
+                f'{", ".join(known.__name__ for known in classes)}, but got '
                 f"{type(layer).__name__} without one; set `attn_implementation='sdpa'` and "
                 f"`rollout_engine=dict(type='HFRollout')`")
 
 
 def has_recurrence(model: nn.Module) -> bool:
     """Whether a model has layers changed by :func:`share_states`."""
-    return any(isinstance(module, _Shared) for module in model.modules())
+    shared = {kind for classes in _CLASSES.values() for kind in classes.values()}
+    return any(type(module) in shared for module in model.modules())

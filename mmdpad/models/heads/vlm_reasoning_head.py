@@ -76,7 +76,7 @@ class VLMReasoningHead(BaseModule):
             'flash_attention_2'), the text part computes them once per response
             (:mod:`.replicated_prefix`), and the tower is transformers'; the results are the same.
             'shared_prefix' needs layers of the kinds in the family's ``shared_layers``.
-        freeze_vision: Freeze the vision tower.
+        freeze_vision: Freeze the vision tower, and a projector if there is one behind it.
         gradient_checkpointing: Recompute activations in the backward pass.
         memory_budget: Recompute activations only as far as an update would otherwise take more than
             this many GB (10^9 bytes) for activations, logits and gradients, whatever
@@ -104,9 +104,9 @@ class VLMReasoningHead(BaseModule):
         end_tokens: Tokens that end a response, see :class:`.ResponseCodec`.
         pad_token: Padding after a response's end.
         adapter_keys: Names of the adapter's weights in this module's state; empty without one.
-        vision_is_fixed: Whether the vision tower is never trained (frozen, or no adapter in it).
         is_recurrent: Whether layers carry a recurrent state through the shared prefix
             (:mod:`.recurrent_layers`).
+        vision_is_fixed: Whether features of images never change (frozen, or without an adapter).
 
     Raises:
         FileNotFoundError: ``pretrained`` looks like a path and does not exist, or lacks
@@ -172,7 +172,8 @@ class VLMReasoningHead(BaseModule):
             share_states(self.family.language(self.model))
         self.is_recurrent = shares and has_recurrence(self.model)
         if freeze_vision:
-            tower.requires_grad_(False)
+            for parameter in self.family.vision_parameters(self.model):
+                parameter.requires_grad_(False)
         self.adapter_keys: frozenset[str] = frozenset()
         if lora is not None:
             add_lora(self.model, lora)
@@ -181,7 +182,8 @@ class VLMReasoningHead(BaseModule):
             # Saved in checkpoints, since names and shapes do not depend on the scaling.
             self.register_buffer(SCALING, adapter_scaling(self.model))
             print_log(describe_reach(self.model), logger='current')
-        self.vision_is_fixed = not any(p.requires_grad for p in tower.parameters())
+        self.vision_is_fixed = not any(
+            p.requires_grad for p in self.family.vision_parameters(self.model))
         if gradient_checkpointing:
             # The first is the new name of the second.
             enable = getattr(self.model, 'activation_checkpointing_enable',
@@ -229,18 +231,21 @@ class VLMReasoningHead(BaseModule):
         return sorted({number for number in ids if number is not None})
 
     def encode_prompts(self, images: Sequence[Tensor],
-                       questions: Sequence[str]) -> list[EncodedPrompt]:
+                       questions: Sequence[str],
+                       tasks: Sequence[str | None] | None = None) -> list[EncodedPrompt]:
         """Encode B prompts as tokens and pixels, see :class:`PromptEncoder`.
 
         Args:
             images: B uint8 tensors (3, h, w), RGB, the model images.
             questions: B normalized questions.
+            tasks: B names of their tasks, None for the first; None if all are of the first.
 
         Raises:
-            ValueError: The processor would resize an image, or a prompt is longer than
-                ``max_prompt_tokens``.
+            ValueError: A task is unknown, the processor would resize an image, or a prompt is
+                longer than ``max_prompt_tokens``.
         """
-        return [self.encoder(*pair) for pair in zip(images, questions, strict=True)]
+        tasks = [None] * len(questions) if tasks is None else tasks
+        return [self.encoder(*asked) for asked in zip(images, questions, tasks, strict=True)]
 
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
         """Encode the images of B prompts by the vision tower, all in one call; without gradients on
@@ -254,7 +259,7 @@ class VLMReasoningHead(BaseModule):
             return list(prompts)
         trains, parts = torch.is_grad_enabled() and not self.vision_is_fixed, [new]
         if not trains and self.device.type == 'cpu':
-            sizes = [len(prompt.pixel_values) for prompt in new]
+            sizes = [self.family.patches(self.model, prompt) for prompt in new]
             parts = [new[part.start:part.stop] for part in fill(sizes, CPU_PATCHES)]
         with torch.set_grad_enabled(trains):
             seen = iter([features for part in parts

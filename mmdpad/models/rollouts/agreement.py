@@ -83,10 +83,9 @@ def layers_beyond(head: VLMReasoningHead) -> list[str]:
 @contextmanager
 def _with_effect(head: VLMReasoningHead, names: Sequence[str]) -> Iterator[None]:
     """Within the block, give adapters an effect at least as large as their base weights. Those in
-    the vision tower do not change, since engines only call it."""
-    tower = {id(module) for module in head.family.tower(head.model).modules()}
-    layers: list[Any] = [layer for layer in map(head.model.get_submodule, names)
-                         if id(layer) not in tower]
+    what encodes images do not change, since engines only call it."""
+    layers: list[Any] = [head.model.get_submodule(name) for name in names
+                         if not head.family.is_vision(name)]
     kept: list[tuple[nn.Parameter, Tensor]] = []
     generator = torch.Generator().manual_seed(0)
     for layer in layers:

@@ -31,8 +31,8 @@ from .merged_linear import MergedLinear, is_hooked
 from .packed_linear import packed_linears
 from .prefix_cache import Feed, FeedLayout, PrefixCache
 
-LAYERS = ('Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3VLTextDecoderLayer',
-          'Qwen3VLMoeTextDecoderLayer')
+LAYERS = ('Qwen2DecoderLayer', 'Qwen2VLDecoderLayer', 'Qwen2_5_VLDecoderLayer', 'Qwen3DecoderLayer',
+          'Qwen3VLTextDecoderLayer', 'Qwen3VLMoeTextDecoderLayer')
 """Decoder layers of transformers that :class:`FusedLayers` computes itself."""
 SHRINK_AT = 0.75
 """Finished samples leave when at most this share of the batch is active."""
@@ -177,11 +177,12 @@ def decode_step(model: PreTrainedModel | FusedLayers, cache: PrefixCache, feed: 
     cos, sin = (table.index_select(0, positions)[:, None] for table in rotary)
     if isinstance(model, FusedLayers):
         return model(feed.tokens, layout, cos, sin)
-    language = family_of(model).language(model)
+    family = family_of(model)
+    language = family.language(model)
     states = _embed(language, feed.tokens)[:, None]
     for layer in language.layers:
         states = layer(states, position_embeddings=(cos, sin), attention_mask=None, layout=layout)
-    return model.lm_head(language.norm(states[:, 0]))
+    return model.lm_head(family.norm(model)(states[:, 0]))
 
 
 class FusedLayers:

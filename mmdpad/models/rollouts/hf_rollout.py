@@ -20,7 +20,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from mmdpad.models.heads import VLMReasoningHead
-from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt, collate_text
 from mmdpad.registry import ROLLOUTS
 
 from .engine import DrawingEngine
@@ -68,6 +68,8 @@ class HFRollout(DrawingEngine):
             # The processors below leave one token, so generate's own sampling has no choice.
             do_sample=draws is not None, temperature=1.0, top_k=0, top_p=1.0)
         batch = head.family.generation_inputs(prompts, head.pad_token, head.device)
+        if types := head.family.token_types:
+            batch[types] = collate_text(prompts, head.pad_token, head.device)['mm_token_type_ids']
         length = batch['input_ids'].shape[1]
         faults = NonFiniteRows(head.end_tokens, length)
         processors = LogitsProcessorList([faults, *warp])

@@ -62,7 +62,7 @@ class ConceptAgent(ReasoningSegmentor):
         **kwargs: Arguments of :class:`ReasoningSegmentor`.
 
     Raises:
-        ValueError: The decoder takes no text, or a limit is below 1.
+        ValueError: The decoder takes no text, a limit is below 1, or a task decodes no masks.
     """
 
     decoder: ConceptDecoder
@@ -75,6 +75,9 @@ class ConceptAgent(ReasoningSegmentor):
         super().__init__(policy, decoder, **kwargs)
         if not isinstance(self.decoder, ConceptDecoder):
             raise ValueError(describe_unsuitable(type(self.decoder)))
+        if without := [name for name, task in self.tasks.items() if not task.decodes_masks]:
+            raise ValueError(f'`tasks` of ConceptAgent, whose answers are masks, should decode '
+                             f'masks, but {without} do not; leave them out')
         self.max_rounds, self.max_instances = max_rounds, max_instances
         self.decoder_config = copy.deepcopy(decoder)
 
@@ -106,6 +109,7 @@ class ConceptAgent(ReasoningSegmentor):
             of all responses, with ``calls``: ``vlm_calls``, ``sam_calls`` and
             ``generated_tokens``.
         """
+        self._name_tasks(data_samples)
         for row, sample in enumerate(data_samples):
             self._answer(Conversation(self, inputs, row, sample))
         return data_samples
@@ -194,7 +198,8 @@ class Conversation:
         if accepted is None:
             accepted = Instances.of(torch.zeros(0, height, width, dtype=torch.bool),
                                     torch.zeros(0))
-            if not (agent.several_objects and tried):  # without a phrase, nothing was looked for
+            several = agent.task_of(self.sample).several_objects
+            if not (several and tried):  # without a phrase, nothing was looked for
                 parsed = ParseFailure('no_mask', f'no mask was accepted for {len(tried)} phrases',
                                       None, phrase)
         else:

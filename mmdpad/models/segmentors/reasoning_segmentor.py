@@ -21,24 +21,25 @@ from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
 from mmdpad.models.rollouts.sampling import Responses, evaluating
-from mmdpad.prompts import MAX_OBJECTS, parse_response
+from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
-from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput, RolloutBatch
+from mmdpad.structures import AnsweredObject, ParseFailure, RolloutBatch
+from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
 from . import answering_ahead, settings
 from .answering_ahead import Inputs, select_samples
+from .box_instances import box_instances
 from .mask_decoding import DecodedAnswer, decode_group, decode_masks
 from .reference import frozen_copy, reference_log_probs
 from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
 
-Parsed = ReasoningOutput | ParseFailure
-
 
 @MODELS.register_module()
 class ReasoningSegmentor(BaseDetector):
-    """Answers a question about an image with reasoning, a box, two points, a caption and a mask.
+    """Answers a question about an image as its task says: with reasoning, a box, two points, a
+    caption and a mask, or with other tasks (:mod:`mmdpad.tasks`) with labelled boxes and so on.
 
     Checkpoints hold only the policy, or only its adapter if it has one. The weights of the decoder
     and the reference policy, and those under the adapter, come from the config.
@@ -48,6 +49,10 @@ class ReasoningSegmentor(BaseDetector):
         decoder: Config of a mask decoder; None if only the policy is trained.
         rollout_engine: Config of the engine that samples responses; use ``dict(type='HFRollout')``
             for a policy whose ``attn_implementation`` is not 'shared_prefix'.
+        tasks: Name -> config of a task, see :func:`mmdpad.tasks.build_tasks`. A data sample names
+            its task by the metainfo ``task``; without it, it is of the first. None for a single
+            :class:`mmdpad.tasks.SegmentationTask` with the following arguments and the policy's
+            ``prompt_template``:
         reference_compatible: See :func:`mmdpad.prompts.parse_response`.
         several_objects: An answer is a list of objects, empty if no object matches; for a policy
             with ``prompt_template='several_objects'``.
@@ -70,9 +75,17 @@ class ReasoningSegmentor(BaseDetector):
                  reference_compatible: bool = False, several_objects: bool = False,
                  max_objects: int = MAX_OBJECTS, loss: dict = dict(type='GRPOLoss'),  # noqa: B006
                  train_cfg: dict | None = None, test_cfg: dict | None = None,
-                 data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
+                 data_preprocessor: dict | None = None, init_cfg: dict | None = None,
+                 tasks: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.tasks = build_tasks(
+            tasks, several_objects=several_objects, max_objects=max_objects,
+            reference_compatible=reference_compatible,
+            prompt_template=policy.get('prompt_template', 'default'))
         self.policy = MODELS.build(policy)
+        if tasks is not None:
+            self.policy.encoder.templates = {name: task.template
+                                             for name, task in self.tasks.items()}
         # Checked on the weights as built: in FSDP2's passes they are copies of another dtype.
         self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
@@ -80,9 +93,6 @@ class ReasoningSegmentor(BaseDetector):
         settings.check_part('rollout_engine', rollout_engine, 'SharedPrefixRollout')
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
         self.rollout_engine.check_policy(self.policy)
-        self.reference_compatible = reference_compatible
-        settings.check_max_objects(max_objects)
-        self.several_objects, self.max_objects = several_objects, max_objects
         self.objective = settings.build_loss(loss)
         self.sampling = settings.training_sampling(train_cfg or {})
         self._check_loss()
@@ -123,6 +133,10 @@ class ReasoningSegmentor(BaseDetector):
     def _check_loss(self) -> None:
         settings.check_loss(self.objective, self.sampling, type(self.rollout_engine).__name__,
                             self.rollout_engine.records_log_probs)
+
+    def task_of(self, data_sample: DetDataSample) -> Task:
+        """The task of a data sample, see :func:`mmdpad.tasks.find_task`."""
+        return find_task(data_sample.get('task'), self.tasks)
 
     def build_reference(self) -> None:
         """Keep a frozen copy of the current policy if the loss needs a reference (KL) and the
@@ -170,6 +184,7 @@ class ReasoningSegmentor(BaseDetector):
                responses: Responses | None = None, **sampling: Any) -> StartedRollout:
         """:meth:`start_rollout` within a forward pass; FSDP2 would treat a call of it as another
         pass."""
+        self._name_tasks(data_samples)
         prompts = self.encode_prompts(inputs, data_samples)
         if responses is None:
             with naming_samples(data_samples):
@@ -189,8 +204,10 @@ class ReasoningSegmentor(BaseDetector):
             responses = started.future.result()
         texts = self.policy.decode(responses.ids.where(responses.mask, self.policy.pad_token))
         inputs, group_size = started.inputs, started.sampling.get('group_size', 1)
-        parsed, lengths = zip(*(self._read(text, inputs['model_image'][n // group_size])
-                                for n, text in enumerate(texts)), strict=True)
+        parsed, lengths = zip(*(
+            self._read(text, inputs['model_image'][n // group_size],
+                       started.data_samples[n // group_size])
+            for n, text in enumerate(texts)), strict=True)
         return RolloutBatch(
             data_samples=started.data_samples, model_images=inputs['model_image'],
             images=inputs.get('image'), prompts=started.prompts,
@@ -199,12 +216,18 @@ class ReasoningSegmentor(BaseDetector):
             truncated=responses.truncated, sampling_logp=responses.logp,
             reasoning_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
 
-    def _read(self, text: str, model_image: Tensor) -> tuple[Parsed, int | None]:
+    def _name_tasks(self, data_samples: Sequence[DetDataSample]) -> None:
+        """Give samples without a task the first one's name, so that rewards and metrics know it."""
+        for sample in data_samples:
+            if sample.get('task') is None:
+                sample.set_metainfo(dict(task=next(iter(self.tasks))))
+
+    def _read(self, text: str, model_image: Tensor,
+              data_sample: DetDataSample) -> tuple[Parsed, int | None]:
         """Parse a response about an image (3, h, w), and count the tokens of its reasoning (None
         without any). Boxes and points are converted from the policy's coordinates to pixels of the
         image, as everything after this call expects."""
-        answer = parse_response(text, self.reference_compatible, self.several_objects,
-                                self.max_objects)
+        answer = self.task_of(data_sample).parse(text)
         height, width = model_image.shape[-2:]
         return (to_model_frame(answer, self.policy.coordinates, (height, width)),
                 self.policy.count_tokens(answer.think))
@@ -215,7 +238,8 @@ class ReasoningSegmentor(BaseDetector):
         if 'prompt' in inputs:
             return inputs['prompt']
         return self.policy.encode_prompts(inputs['model_image'],
-                                          [s.question for s in data_samples])
+                                          [s.question for s in data_samples],
+                                          [s.get('task') for s in data_samples])
 
     def loss(self, inputs: RolloutBatch | Inputs, data_samples: Any = None) -> dict[str, Tensor]:
         """Compute the loss of a finished rollout, by the config's :class:`mmdpad.rl.PolicyLoss`.
@@ -298,11 +322,12 @@ class ReasoningSegmentor(BaseDetector):
         Returns:
             The data samples with ``pred_instances`` (``bboxes`` (n, 4) and ``points`` (n, P, 2) in
             the original frame, ``masks`` bool (n, H, W), ``scores`` (n,), ``labels`` (n,), and
-            sometimes ``fallback``, see :meth:`decode_masks`) for the n objects of the answer, none
-            if the response cannot be used; and ``reasoning``, a
-            dict of ``response``, ``parsed``, ``reasoning_tokens``, ``caption_tokens``,
-            ``truncated`` and ``seconds`` (``answer``, averaged over the batch; ``draw``, without
-            work that is still queued on a GPU).
+            sometimes ``fallback``, see :meth:`decode_masks`; of a task that decodes no masks, see
+            :func:`.box_instances.box_instances`) for the n objects of the answer, none if the
+            response cannot be used; and ``reasoning``, a dict of ``response``, ``parsed``,
+            ``reasoning_tokens``, ``caption_tokens``, ``truncated`` and ``seconds`` (``answer``,
+            averaged over the batch; ``draw``, without work that is still queued on a GPU), and
+            ``invented`` of a task that decodes no masks.
         """
         started = time.perf_counter()
         answers = self._answers(inputs, data_samples)
@@ -311,9 +336,14 @@ class ReasoningSegmentor(BaseDetector):
             parsed = answer['parsed']
             usable = () if isinstance(parsed, ParseFailure) else parsed.objects
             started = time.perf_counter()
+            image = inputs['image'][row]
             height, width = inputs['model_image'][row].shape[-2:]
-            sample.pred_instances = self.decode_masks(usable, inputs['image'][row],
-                                                      (height, width), parsed.caption)
+            if self.task_of(sample).decodes_masks:
+                sample.pred_instances = self.decode_masks(usable, image, (height, width),
+                                                          parsed.caption)
+            else:
+                sample.pred_instances, answer['invented'] = box_instances(
+                    usable, sample, (image.shape[-2], image.shape[-1]), (height, width))
             sampling = sample.pop('sampled_response', (0.0,))[-1]
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),
@@ -349,10 +379,12 @@ class ReasoningSegmentor(BaseDetector):
         """Get ``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` for each question,
         cached or sampled. The draws depend on the item's index in the data set (0 if it has
         none), and not on the batch."""
+        self._name_tasks(data_samples)
         images = inputs['model_image']
         stored = [s.get('cached_response', s.get('sampled_response')) for s in data_samples]
-        answers: list[Any] = [pair and (*pair[:2], *self._read(pair[0], image))
-                              for pair, image in zip(stored, images, strict=True)]
+        answers: list[Any] = [
+            pair and (*pair[:2], *self._read(pair[0], image, sample))
+            for pair, image, sample in zip(stored, images, data_samples, strict=True)]
         if missing := [row for row, pair in enumerate(stored) if pair is None]:
             some, samples, numbers = select_samples(inputs, data_samples, missing)
             rollout = self.finish_rollout(self._start(some, samples, **self.test_cfg,

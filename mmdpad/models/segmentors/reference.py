@@ -13,12 +13,12 @@ from mmdpad.models.mapped_weights import mapped_twins
 
 
 def frozen_copy(policy: Any) -> nn.Module:
-    """Copy the current policy; a vision tower that is not trained is shared, with its cache.
+    """Copy the current policy; modules that encode images are shared if they are not trained.
     Weights that are still in files (:mod:`mmdpad.models.mapped_weights`) are not copied."""
-    tower = policy.family.tower(policy.model)
     shared: dict[int, Any] = dict(mapped_twins(policy))
     if policy.vision_is_fixed:
-        shared[id(tower)] = tower
+        shared |= {id(module): module
+                   for module in policy.family.vision_modules(policy.model).values()}
     return copy.deepcopy(policy, shared).requires_grad_(False).eval()
 
 

@@ -123,11 +123,6 @@ def not_a_policy_loss(path: str, kind: type) -> str:
             f'{kind.__name__}; use such a loss')
 
 
-def check_max_objects(max_objects: int) -> None:
-    """Raise ValueError unless an answer may hold at least one object."""
-    check_number('max_objects', max_objects, 'at least 1', lambda n: n >= 1, True)
-
-
 def check_sft_targets(inputs: Any, data_samples: Sequence[Any] | None,
                       coordinates: str) -> None:
     """Check that data samples have SFT targets for a policy.

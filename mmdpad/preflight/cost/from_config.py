@@ -52,6 +52,7 @@ from mmdpad.registry import (
 from mmdpad.rewards import list_rewards
 from mmdpad.rewards.sharing import discriminator_key
 from mmdpad.rl import PolicyLoss
+from mmdpad.tasks import templates_of_model
 
 from .frozen import FrozenCost, clip_cost, sam_cost
 
@@ -120,7 +121,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
                      f"language model's take {quantized_bytes(quantization):.2f} bytes each")
     image = shape.image(*_image_size(config))
     if prompt_tokens is None:
-        text, how = _text_tokens(policy, model_config.model_type)
+        text, how = _text_tokens(config['model'], model_config.model_type)
         prompt_tokens = image.tokens + text
         notes.append(f'text of a prompt: {text} tokens {how}')
     sampling = training_sampling(config['model'].get('train_cfg') or {})
@@ -323,20 +324,21 @@ def _pipeline(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return dataset.get('pipeline', ())
 
 
-def _text_tokens(policy: Mapping[str, Any], model_type: str) -> tuple[int, str]:
-    """Tokens of a prompt without its image, and a note on how they were counted."""
+def _text_tokens(model: Mapping[str, Any], model_type: str) -> tuple[int, str]:
+    """Tokens of a prompt without its image, by the longest template of a task, and a note on how
+    they were counted."""
+    policy, templates = model['policy'], templates_of_model(model)
     coordinates = policy.get('coordinates') or FAMILIES[model_type].coordinates
-    template = _argument(policy, 'prompt_template')
     folder = find_folder(policy['pretrained'])
     if folder is None or not any((folder / name).is_file()
                                  for name in ('tokenizer.json', 'vocab.json')):
-        messages = build_messages(QUESTION, template, coordinates)
-        text = ''.join(part.get('text', '') for part in messages[0]['content'])
+        length = max(len(build_messages(QUESTION, template, coordinates)[0]['content'][1]['text'])
+                     for template in templates.values())
         # A chat template takes about 20 tokens; English and JSON have about 4 characters per token.
-        return 20 + len(text) // 4, '(assumed: 20, and one per 4 characters; no tokenizer)'
-    encoder = PromptEncoder(str(folder), template, 0, coordinates)
-    ids = encoder.processor.tokenizer(encoder.write(QUESTION))['input_ids']
-    count = len(ids) - 1  # one token is the image placeholder
+        return 20 + length // 4, '(assumed: 20, and one per 4 characters; no tokenizer)'
+    encoder = PromptEncoder(str(folder), templates, 0, coordinates)
+    ids = encoder.processor.tokenizer([encoder.write(QUESTION, task) for task in templates])
+    count = max(map(len, ids['input_ids'])) - 1  # one token is the image placeholder
     return count, f'(counted with the question {QUESTION!r})'
 
 

@@ -30,5 +30,5 @@ def test_no_object_at_all():
 @pytest.mark.parametrize('masks, boxes', [
     ((3, 5), (1, 4)), ((2, 3, 5), (1, 4)), ((1, 3, 5), (4, ))])
 def test_shapes_that_do_not_fit(masks, boxes):
-    with pytest.raises(ValueError, match=r'`masks` should be \(K, H, W\) and `boxes` \(K, 4\)'):
+    with pytest.raises(ValueError, match=r'`masks` should be \(K, H, W\), `boxes` \(K, 4\) and'):
         mmdet_ground_truth(np.zeros(masks, bool), np.zeros(boxes))

@@ -4,6 +4,7 @@ import torch
 
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.transforms import ComposeResponse
+from mmdpad.tasks import Task
 
 
 def targets(**fields):
@@ -49,7 +50,50 @@ def test_writes_the_coordinates_that_the_policy_speaks():
     assert ('{"bbox": [16, 50, 469, 1000], "points_1": [78, 150], "points_2": [109, 200]}'
             in composed['response'])
     assert composed['response_coordinates'] == 'relative_1000'
+    fractions = ComposeResponse(coordinates='relative_1')(dict(results))['response']
+    assert ('{"bbox": [0.016, 0.05, 0.469, 1.0], "points_1": [0.078, 0.15], '
+            '"points_2": [0.109, 0.2]}' in fractions)
     assert composed['model_boxes'].equal(results['model_boxes'])  # targets stay in pixels
     assert ComposeResponse()(dict(results))['response_coordinates'] == 'pixels'
     with pytest.raises(ValueError, match="`coordinates` should be one of .*, but got 'metres'"):
         ComposeResponse(coordinates='metres')
+
+
+DETECTIONS = dict(model_labels=torch.tensor([7]), class_labels=(3, 7), classes=('cup', 'plate'))
+TASKS = dict(segmentation=dict(type='SegmentationTask'), detection=dict(type='DetectionTask'))
+
+
+def test_the_task_of_an_item_decides_what_is_composed():
+    step = ComposeResponse(tasks=TASKS)
+    assert '"points_1"' in step(targets(think='so', caption='a star'))['response']
+    item = dict(targets(think='so', task='detection'), **DETECTIONS)
+    del item['model_points']
+    assert step(dict(item, descriptions=['the blue one']))['response'] == (
+        '<think>so</think>\n<answer>[{"bbox_2d": [1, 2, 30, 40], "label": "plate", "description": '
+        '"the blue one"}]</answer>')
+    with pytest.raises(DatasetError, match=r'^data/a\.json lacks `think` .*; add `think`, or a'):
+        step(dict(targets(task='detection'), **DETECTIONS))
+    with pytest.raises(DatasetError, match="those of ComposeResponse .* but got 'detection'"):
+        ComposeResponse()(item)
+    with pytest.raises(DatasetError, match='model_points'):
+        step({key: value for key, value in targets(think='so', caption='a').items()
+              if key != 'model_points'})
+
+
+class NumberTask(Task):
+    template = 'how many {question}'
+    texts = ('answer', )
+    has_objects = False
+
+    def parse(self, text):
+        raise NotImplementedError
+
+    def compose(self, think, objects, caption=None, answer=None):
+        return f'{think}|{objects}|{caption}|{answer}'
+
+
+def test_a_task_without_objects_and_reasoning_needs_neither():
+    step = ComposeResponse(tasks=dict(number=NumberTask()))
+    assert step(dict(answer='7'))['response'] == '|[]|None|7'
+    with pytest.raises(DatasetError, match='lacks `answer`'):
+        step(dict(think='so'))

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdpad.engine.hooks.response_cache_hook import digest_weights, find_answers
+from mmdpad.engine.hooks.response_cache_hook import (
+    describe_maker,
+    digest_weights,
+    find_answers,
+    prompt_keys,
+)
 from mmdpad.models import SharedPrefixRollout
-from mmdpad.registry import HOOKS
+from mmdpad.registry import HOOKS, MODELS
 from mmdpad.utils import read_jsonl
 
 ROOT = Path(__file__).parents[3]
@@ -214,3 +220,20 @@ def test_validations_are_left_alone(config):
     content = path.read_bytes()
     runner.val()
     assert path.read_bytes() == content
+
+
+def test_the_task_of_a_question_is_part_of_its_key():
+    def key(**meta):
+        sample = DetDataSample(metainfo=dict(question='a cup', sample_idx=3, **meta))
+        image = torch.zeros(3, 4, 4, dtype=torch.uint8)
+        return prompt_keys(dict(inputs=dict(model_image=[image]), data_samples=[sample]))[0]
+
+    assert len({key(), key(task='a'), key(task='b')}) == 3
+
+
+def test_the_templates_of_all_tasks_are_named(config):
+    """A single one as before there were tasks, so that earlier answers stay available."""
+    model = MODELS.build(config.model)
+    assert describe_maker(model, False)['prompt_template'] == 'find "{question}"'
+    model.policy.encoder.templates = dict(a='{question}?', b='{question}!')
+    assert describe_maker(model, False)['prompt_template'] == dict(a='{question}?', b='{question}!')

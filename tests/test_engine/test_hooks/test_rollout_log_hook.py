@@ -41,12 +41,12 @@ def test_a_line_per_response(runner):
     RolloutLogHook().before_update(runner, rollout())
     rows = list(read_jsonl(f'{runner.log_dir}/rollouts.jsonl'))
     assert rows[0] == dict(
-        iter=5, group=0, index=0, id=7, image='a.jpg', question='the dog', response=GOOD,
-        failure=None, truncated=False, rewards=dict(a=1.0, b=0), total=1.0, advantage=1.0,
-        signals=dict(s=0.5))
+        iter=5, group=0, index=0, id=7, image='a.jpg', question='the dog', task=None,
+        response=GOOD, failure=None, truncated=False, rewards=dict(a=1.0, b=0), total=1.0,
+        advantage=1.0, signals=dict(s=0.5))
     assert rows[1]['response'] == 'a\n"\ud800\u2028' and rows[1]['signals'] == dict(s=None)
     assert rows[3] == dict(
-        iter=5, group=1, index=1, id=None, image=None, question='the cat',
+        iter=5, group=1, index=1, id=None, image=None, question='the cat', task=None,
         response='<answer>x</answer>', failure='no_json', truncated=False,
         rewards=dict(a=2.0, b=3), total=2.0, advantage=0.0, signals=dict(s=2.0))
     assert [(row['group'], row['index'], row['truncated'], row['failure']) for row in rows[1:3]

@@ -6,6 +6,7 @@ import pickle
 import socket
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
@@ -16,7 +17,12 @@ from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from mmdpad.datasets.samplers import LengthSortedSampler
-from mmdpad.engine.runner.dataset_order import InDatasetOrder, RecordedBatches, record_batches
+from mmdpad.engine.runner.dataset_order import (
+    InDatasetOrder,
+    RecordedBatches,
+    record_batches,
+    select_rows,
+)
 from mmdpad.utils import read_jsonl
 
 
@@ -82,6 +88,43 @@ def test_a_metric_beyond_those_of_the_data_sets_sees_all():
     """mmdet's zip() leaves it out: DumpDetResults, which its tools/test.py adds, wrote nothing."""
     assert evaluate([[4, 2], [0, 1, 3]], by_parts(Seen(prefix='more'))) == {
         **BY_PARTS, 'more/all': WHOLE}
+
+
+class Own(Seen):
+    """A metric that can only score the samples of its data set."""
+
+    def __init__(self, own, **options):
+        super().__init__(**options)
+        self.own = own
+
+    def process(self, data_batch, data_samples):
+        assert set(data_samples) <= self.own and data_batch['inputs'] == data_samples
+        super().process(data_batch, data_samples)
+
+
+def test_each_metric_scores_the_samples_of_its_own_data_set():
+    evaluator = MultiDatasetsEvaluator([Own({100, 101}), Own({102, 103, 104})], ['a', 'b'])
+    evaluator.dataset_meta = dict(cumulative_sizes=[2, 5])
+    recorded = RecordedBatches([[4, 0], [3, 2], [1]])
+    ordered = InDatasetOrder(evaluator, recorded)
+    for batch in recorded:
+        samples = [item + 100 for item in batch]
+        ordered.process(samples, dict(inputs=samples, other=3))
+    assert ordered.evaluate(5) == BY_PARTS
+
+
+def test_a_metric_of_a_data_set_needs_a_result_for_each_sample():
+    evaluator = MultiDatasetsEvaluator([Seen(), Batches()], ['a', 'b'])
+    evaluator.dataset_meta = dict(cumulative_sizes=[2, 5])
+    with pytest.raises(ValueError, match=r"Batches \(data set 2 of 2\) kept 1 for 2; evaluate"):
+        evaluate([[4, 2], [0, 1, 3]], evaluator)
+
+
+def test_rows_of_a_batch_are_selected_at_any_depth():
+    batch = dict(inputs=dict(a=[1, 2, 3], b=torch.tensor([[1], [2], [3]])), n=3, pair=(1, 2))
+    chosen = select_rows(batch, [2, 0], 3)
+    assert chosen['inputs']['a'] == [3, 1] and chosen['inputs']['b'].tolist() == [[3], [1]]
+    assert chosen['n'] == 3 and chosen['pair'] == (1, 2)
 
 
 def test_results_that_are_not_one_a_sample_stay_as_they_are():

@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import copy
 import pickle
 from types import SimpleNamespace
 
@@ -8,8 +9,15 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmdpad.engine.runner.encoding import build_encoding_dataloader
+from mmdpad.engine.runner.encoding import (
+    build_encoding_dataloader,
+    check_tasks,
+    find_long_prompts,
+    tasks_asked,
+)
 from mmdpad.models.heads.prompt_encoder import EncodingCollate, PromptEncoder
+from mmdpad.registry import DATASETS
+from mmdpad.tasks import WrongTask, build_tasks
 
 
 @pytest.fixture
@@ -18,10 +26,10 @@ def encoded(monkeypatch):
     The check before a run encodes one with a blank image."""
     questions, encode = [], PromptEncoder.__call__
 
-    def spy(encoder, image, question):
+    def spy(encoder, image, question, task=None):
         if image.any():
             questions.append(question)
-        return encode(encoder, image, question)
+        return encode(encoder, image, question, task)
 
     monkeypatch.setattr(PromptEncoder, '__call__', spy)
     return questions
@@ -68,10 +76,39 @@ def test_a_model_without_an_encoder_keeps_its_loader(head):
 def test_data_of_several_objects_needs_a_model_that_answers_with_a_list(tiny_config):
     tiny_config.train_dataloader.dataset.several_objects = True
     runner = Runner.from_cfg(tiny_config)
-    with pytest.raises(ValueError, match='`model.several_objects` should be True'):
+    with pytest.raises(ValueError, match="`several_objects` of the task 'segmentation' should "):
         runner.train()
-    runner.model.several_objects = True
+    runner.model.tasks['segmentation'].several_objects = True
     build_encoding_dataloader(runner, tiny_config.train_dataloader)
+
+
+def test_the_model_needs_the_tasks_of_each_part_of_the_data(tiny_config):
+    part = dict(tiny_config.train_dataloader.dataset)
+    tiny_config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[
+        dict(part, task='segmentation'), dict(part, task='detection')])
+    with pytest.raises(WrongTask, match=r"\(segmentation\), but got 'detection'"):
+        Runner.from_cfg(tiny_config).train()
+    tasks = build_tasks(dict(segmentation=dict(type='SegmentationTask'),
+                             detection=dict(type='DetectionTask')))
+    dataset = DATASETS.build(tiny_config.train_dataloader.dataset)
+    check_tasks(tasks, dataset)
+    assert tasks_asked(dataset) == ['segmentation', 'detection']
+    assert dataset[0]['data_samples'].task == 'segmentation'
+    dataset.datasets[1].several_objects = dataset.datasets[0].several_objects = True
+    with pytest.raises(WrongTask, match="`several_objects` of the task 'segmentation' should be"):
+        check_tasks(tasks, dataset)
+
+
+def test_the_prompts_of_each_task_are_measured(tiny_config, head):
+    encoder = copy.copy(head.encoder)
+    encoder.templates = dict(segmentation='find "{question}"',
+                             detection='find "{question}"' + ' and so on' * 40)
+    encoder.max_tokens = 120
+    part = dict(tiny_config.train_dataloader.dataset)
+    for task, number in (('segmentation', 0), ('detection', 1)):
+        dataset = DATASETS.build(dict(part, task=task))
+        problems = find_long_prompts(encoder, dataset)
+        assert len(problems) == number and all('120 tokens' in problem for problem in problems)
 
 
 @pytest.mark.parametrize('part, change', [

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,3 +56,15 @@ def test_nothing_that_can_be_read():
 def test_no_name_looks_like_a_loss_that_is_to_be_added_up():
     logs = describe_rollout(rollout_of(['a'] * 4, [1.] * 4, total_rewards=torch.zeros(2, 2)))
     assert not [name for name in logs if 'loss' in name]
+
+
+def test_terms_are_averaged_over_the_prompts_of_their_tasks():
+    rewards = dict(a=torch.tensor([[1., 3.], [NAN, NAN]]), b=torch.full((2, 2), NAN))
+    rollout = rollout_of(['x'] * 4, [1.] * 4, rewards=rewards,
+                         total_rewards=torch.tensor([[1., 3.], [0., 5.]]))
+    rollout.data_samples = [SimpleNamespace(task=task) for task in ('one', 'two')]
+    logs = describe_rollout(rollout, ['one', 'two', 'three'])
+    assert (logs['reward/a'], logs['reward_std/a']) == (2.0, pytest.approx(2**0.5))
+    assert (logs['task_reward/one'], logs['task_reward/two']) == (2.0, 2.5)
+    assert not {'reward/b', 'reward_std/b', 'task_reward/three'} & logs.keys()
+    assert not [name for name in describe_rollout(rollout, ['one']) if 'task' in name]

@@ -9,8 +9,18 @@ from policy_folders import change_json, read_json
 from torch import nn
 from transformers import (
     AutoConfig,
+    Ernie4_5_VLMoeConfig,
+    Ernie4_5_VLMoeForConditionalGeneration,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LogitsProcessorList,
+    Molmo2Config,
+    Molmo2ForConditionalGeneration,
+    PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     Qwen3_5Config,
 )
@@ -18,7 +28,7 @@ from transformers.masking_utils import eager_mask
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import eager_attention_forward
 
 from mmdpad.models import HFRollout, VLMReasoningHead
-from mmdpad.models.heads import EncodedPrompt, replicated_prefix, shared_prefix
+from mmdpad.models.heads import EncodedPrompt, collate_text, replicated_prefix, shared_prefix
 from mmdpad.models.heads.attention_support import check_attention, check_layers, layer_kinds
 from mmdpad.models.heads.families import FAMILIES, PolicyFamily
 from mmdpad.models.precision import DTYPES
@@ -130,35 +140,58 @@ def test_a_layer_with_more_than_plain_attention_is_refused(extra):
         shared_prefix.attention(module, states, states, states, None, 1.0, Layout(), **{extra: 8})
 
 
-@pytest.mark.parametrize('kind, types, message', [
-    (Gemma3ForConditionalGeneration, None, "Mine .gemma3. should be 'token_type_ids'.*but is None"),
-    (PaliGemmaForConditionalGeneration, 'types', "should be 'token_type_ids'.*but is 'types'")])
-def test_token_types_are_not_left_out(kind, types, message):
+@pytest.mark.parametrize('types', [None, 'types'])
+@pytest.mark.parametrize('kind, config, argument', [
+    (Gemma3ForConditionalGeneration, Gemma3Config(), 'token_type_ids'),
+    (Gemma4ForConditionalGeneration, Gemma4Config(), 'mm_token_type_ids'),
+    (Molmo2ForConditionalGeneration, Molmo2Config(), 'mm_token_type_ids')])
+def test_token_types_are_not_left_out(kind, config, argument, types):
     mine = PolicyFamily('Mine', kind, 'pixels', mrope=False, token_types=types)
-    config = Gemma3Config()
     for name in ('sdpa', 'shared_prefix'):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f'Mine .{config.model_type}. should be {argument!r}, '
+                                             f'an argument of {kind.__name__}, but is {types!r}'):
             check_layers(name, config, mine)
-    typed = replace(mine, token_types='token_type_ids', shared_layers=tuple(layer_kinds(config)))
+    typed = replace(mine, token_types=argument, shared_layers=tuple(layer_kinds(config)))
     check_layers('sdpa', config, typed)
-    with pytest.raises(ValueError, match="image tokens of Mine .gemma3. also attend to later ones; "
-                                         "set `attn_implementation='sdpa'`"):
+    with pytest.raises(ValueError, match=f'image tokens of Mine .{config.model_type}. also attend '
+                                         f"to later ones; set `attn_implementation='sdpa'`"):
         check_layers('shared_prefix', config, typed)
 
 
+@pytest.mark.parametrize('kind, config, settings, message', [
+    (PaliGemmaForConditionalGeneration, PaliGemmaConfig(), dict(mrope=False),
+     'Mine .paligemma. attends in both directions, by its token_type_ids; use another model'),
+    (PaliGemmaForConditionalGeneration, PaliGemmaConfig(),
+     dict(mrope=False, token_types='token_type_ids'), 'attends in both directions'),
+    # Positions in three dimensions, and experts of their own for image tokens.
+    (Ernie4_5_VLMoeForConditionalGeneration, Ernie4_5_VLMoeConfig(), dict(),
+     "should be 'moe_mm_token_type_ids'.*other meanings are not supported"),
+    (LlavaForConditionalGeneration, LlavaConfig(), dict(mrope=False, token_types='token_type_ids'),
+     "which has no 'token_type_ids'; set it to None")])
+def test_token_types_of_other_meanings_are_refused(kind, config, settings, message):
+    for name in ('sdpa', 'shared_prefix'):
+        with pytest.raises(ValueError, match=message):
+            check_layers(name, config, PolicyFamily('Mine', kind, 'pixels', **settings))
+
+
 class Gemma(PolicyFamily):
-    """Gemma 3 with features that are there already."""
+    """Gemma 3, whose author forgot the types of tokens where prompts are generated from."""
 
     def feature_inputs(self, prompts):
         features = torch.stack([prompt.vision[0] for prompt in prompts])
         return dict(mm_encoder_outputs=dict(image=SimpleNamespace(pooler_output=features)))
 
+    def generation_inputs(self, prompts, pad_token, device):
+        text = collate_text(prompts, pad_token, device)
+        return dict(input_ids=text['input_ids'], attention_mask=text['attention_mask'],
+                    pixel_values=torch.cat([prompt.pixel_values for prompt in prompts]))
 
-@torch.no_grad()
-def test_image_tokens_attend_in_both_directions(monkeypatch):
-    """Gemma 3's hidden states without sharing, against its own pass over each sequence."""
+
+@pytest.fixture
+def gemma(monkeypatch):
+    """A tiny Gemma 3 in float64 without sharing, two prompts, and inputs of their own."""
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = Gemma3ForConditionalGeneration(Gemma3Config(
             text_config=dict(sizes, vocab_size=20, num_key_value_heads=1, head_dim=8,
@@ -167,13 +200,22 @@ def test_image_tokens_attend_in_both_directions(monkeypatch):
             mm_tokens_per_image=4)).double().eval()
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
-        vision = torch.randn(4, 16, dtype=torch.float64)
+        pixels = torch.randn(1, 3, 28, 28, dtype=torch.float64)
+        vision = model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
     family = Gemma('Gemma 3', Gemma3ForConditionalGeneration, 'pixels', mrope=False,
                    token_types='token_type_ids')
     monkeypatch.setitem(FAMILIES, 'gemma3', family)
-    prompts = [EncodedPrompt(own := torch.tensor(ids), (own == 19).int(), vision, vision,
+    prompts = [EncodedPrompt(own := torch.tensor(ids), (own == 19).int(), pixels, pixels,
                              vision=(vision, ))
                for ids in ([2, 19, 19, 19, 19, 3], [2, 5, 6, 19, 19, 19, 19, 4, 7])]
+    return SimpleNamespace(model=model, family=family, end_tokens=[0], pad_token=0,
+                           vision_token_ids=[19], device=torch.device('cpu')), prompts
+
+
+@torch.no_grad()
+def test_image_tokens_attend_in_both_directions(gemma):
+    """Gemma 3's hidden states without sharing, against its own pass over each sequence."""
+    head, prompts = gemma
     ids = torch.tensor([[5, 6, 7], [8, 9, 0], [9, 8, 7], [3, 0, 0]])
     mask = torch.arange(3) < torch.tensor([[3], [2], [3], [1]])
 
@@ -184,11 +226,29 @@ def test_image_tokens_attend_in_both_directions(monkeypatch):
             if typed:
                 typed = dict(token_type_ids=nn.functional.pad(prompt.token_types,
                                                               (0, len(own)))[None])
-            rows.append(model.model(
+            rows.append(head.model.model(
                 torch.cat([prompt.input_ids, own])[None], **typed,
-                **family.feature_inputs([prompt])).last_hidden_state[0, -len(own) - 1:-1])
+                **head.family.feature_inputs([prompt])).last_hidden_state[0, -len(own) - 1:-1])
         return torch.cat(rows)
 
-    found = replicated_prefix.response_states(model, prompts, ids, mask)
+    found = replicated_prefix.response_states(head.model, prompts, ids, mask)
     torch.testing.assert_close(found, plain(token_type_ids=True), rtol=0, atol=1e-5)
     assert (found - plain()).abs().max() > 0.01  # causal
+
+
+@torch.no_grad()
+def test_rollouts_pass_the_types_of_tokens_on(gemma):
+    """The tokens of `generate` for each prompt alone."""
+    head, prompts = gemma
+
+    def plain(prompt, **typed):
+        ids = prompt.input_ids[None]
+        return head.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=prompt.pixel_values,
+            **typed, do_sample=False, max_new_tokens=8, eos_token_id=0, pad_token_id=0,
+            suppress_tokens=[19])[0, ids.shape[1]:].tolist()
+
+    found, _ = HFRollout().generate(head, prompts, 1, 8, None, LogitsProcessorList())
+    expected = [plain(prompt, token_type_ids=prompt.token_types[None]) for prompt in prompts]
+    assert [row[:len(own)].tolist() for row, own in zip(found, expected, strict=True)] == expected
+    assert expected != [plain(prompt) for prompt in prompts]  # causal

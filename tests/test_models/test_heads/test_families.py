@@ -34,10 +34,20 @@ def folder(family, tmp_path_factory):
 @pytest.fixture(scope='module')
 def images(family):
     """Two images of different sizes that every processor keeps."""
-    side = 2 * FACTS[family].patch
+    facts, side = FACTS[family], 2 * FACTS[family].patch
+    sizes = [(8 * side, 9 * side), (10 * side, 9 * side)] if facts.fewest else [
+        (facts.tile, facts.tile), (2 * facts.tile, facts.tile)]
     generator = torch.Generator().manual_seed(0)
-    return [torch.randint(0, 256, (3, rows * side, 9 * side), dtype=torch.uint8,
-                          generator=generator) for rows in (8, 10)]
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+            for size in sizes]
+
+
+def processed(head, image, question):
+    """What the processor itself makes of a prompt, for plain transformers."""
+    values = head.processor(text=[head.encoder.write(question)], images=[image],
+                            return_tensors='pt', return_mm_token_type_ids=True)
+    return {name: value for name, value in values.items()
+            if name != 'mm_token_type_ids' or head.family.mrope}
 
 
 @pytest.fixture(scope='module')
@@ -69,14 +79,14 @@ def test_log_probs_are_those_of_a_plain_forward(exact, images):
     found = log_probs(exact, images)
     ids, mask = exact.encode_responses(TEXTS)
     for row in range(4):
-        own, prompt = ids[row, mask[row]], exact.encoder(images[row // 2], QUESTIONS[row // 2])
-        full = torch.cat([prompt.input_ids, own])[None]
+        own, values = ids[row, mask[row]], processed(exact, images[row // 2], QUESTIONS[row // 2])
+        values['input_ids'] = torch.cat([values['input_ids'], own[None]], dim=1)
+        values['attention_mask'] = torch.ones_like(values['input_ids'])
+        if 'mm_token_type_ids' in values:
+            values['mm_token_type_ids'] = torch.nn.functional.pad(values['mm_token_type_ids'],
+                                                                  (0, len(own)))
         with torch.no_grad():
-            logits = exact.model(
-                input_ids=full, attention_mask=torch.ones_like(full),
-                mm_token_type_ids=torch.nn.functional.pad(prompt.token_types, (0, len(own)))[None],
-                pixel_values=prompt.pixel_values, image_grid_thw=prompt.grid
-            ).logits[0, -len(own) - 1:-1]
+            logits = exact.model(**values).logits[0, -len(own) - 1:-1]
         logits[:, exact.vision_token_ids] = -torch.inf
         expected = logits.log_softmax(-1).gather(1, own[:, None])[:, 0]
         # Norms and rotary angles of transformers are float32.
@@ -98,8 +108,7 @@ def test_both_rollouts_and_generate_give_the_same_tokens(exact, images, family):
                     for engine in (SharedPrefixRollout(), HFRollout()))
     assert ours.ids.equal(theirs.ids) and len({*map(tuple, ours.ids.tolist())}) == 6
     greedy = SharedPrefixRollout()(exact, prompts[:1], temperature=0, max_new_tokens=12)
-    values = exact.processor(text=[exact.encoder.write(QUESTIONS[0])], images=[images[0]],
-                             return_tensors='pt', return_mm_token_type_ids=True)
+    values = processed(exact, images[0], QUESTIONS[0])
     with torch.no_grad():
         plain = exact.model.generate(
             **values, do_sample=False, max_new_tokens=12, repetition_penalty=1.0,
@@ -125,7 +134,7 @@ def test_an_adapter_sits_where_its_name_says(folder, family, images, targets):
     layers = {name.rpartition('.lora_')[0] for name in head.adapter_keys}
     language = {name for name in layers if '.language_model.' in name}
     assert len(language) == FACTS[family].linears
-    blocks = {name.partition('.blocks.')[2][2:] for name in layers - language}
+    blocks = {name.partition(f'.{head.family.vision_blocks}.')[2][2:] for name in layers - language}
     assert blocks == (set() if targets == 'language' else FACTS[family].tower)
     assert head.vision_is_fixed == (targets == 'language')
     head.supervised_loss(head.encode_prompts(images, QUESTIONS), TEXTS)[0].backward()
@@ -146,18 +155,21 @@ def test_weights_for_multi_token_prediction_are_left_out(tmp_path):
 def test_a_frozen_tower_has_no_gradient(folder):
     head = VLMReasoningHead(folder, TEMPLATE, freeze_vision=True)
     assert head.vision_is_fixed
-    assert all(p.requires_grad == ('.visual.' not in name) for name, p in head.named_parameters())
+    assert all(p.requires_grad == ('.language_model.' in name or '.lm_head.' in name)
+               for name, p in head.named_parameters())
 
 
 def test_the_prompt_asks_in_the_familys_units(exact, folder):
-    text = VLMReasoningHead(folder).encoder.write('a cup')
-    pixels = exact.coordinates == 'pixels'
-    assert ('in pixels of this image' in text) == pixels
-    assert ('in coordinates from 0 to 1000' in text) == (not pixels)
-    other = 'relative_1000' if pixels else 'pixels'
+    def units(head):
+        text = head.encoder.write('a cup')
+        return [name for name, words in dict(
+            pixels='in pixels of this image', relative_1000='in coordinates from 0 to 1000',
+            relative_1='in coordinates normalized to [0,1]').items() if words in text]
+
+    assert units(VLMReasoningHead(folder)) == [exact.coordinates]
+    other = 'relative_1000' if exact.coordinates == 'pixels' else 'pixels'
     changed = VLMReasoningHead(folder, coordinates=other)
-    assert changed.coordinates == other
-    assert ('in pixels of this image' in changed.encoder.write('a cup')) == (not pixels)
+    assert changed.coordinates == other and units(changed) == [other]
 
 
 def test_an_unknown_family_is_refused_before_weights_are_read(tmp_path):

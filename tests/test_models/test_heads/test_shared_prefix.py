@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from policy_folders import change_json
+from policy_folders import change_json, shrink_tiles
 
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.models.heads import packed_attention, replicated_prefix, shared_prefix
@@ -51,12 +51,16 @@ def make_rollout(model):
     lengths = torch.tensor(LENGTHS).flatten()
     mask = torch.arange(14) < lengths[:, None]
     images = model.policy.processor.image_processor
-    side = max({8: 112, 14: 112, 16: 96}[images.patch_size],
-               math.isqrt(images.size['shortest_edge']))
+    if 'height' in images.size:  # one tile, and two with a thumbnail
+        sizes = [(56, 56), (56, 112)]
+    else:
+        side = max({8: 112, 14: 112, 16: 96}[images.patch_size],
+                   math.isqrt(images.size['shortest_edge']))
+        sizes = [(side, side)] * 2
     samples = [DetDataSample(metainfo=dict(question=q)) for q in ('star', 'something to roll')]
     rollout = RolloutBatch(
-        samples, [torch.randint(256, (3, side, side), generator=generator, dtype=torch.uint8)
-                  for _ in samples], 3, [''] * 6, [None] * 6,
+        samples, [torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8)
+                  for size in sizes], 3, [''] * 6, [None] * 6,
         response_ids=torch.randint(20, (6, 14), generator=generator), response_mask=mask,
         truncated=torch.zeros(6, dtype=torch.bool), reasoning_tokens=torch.zeros(6),
         advantages=torch.randn(2, 3, generator=generator))
@@ -82,7 +86,11 @@ def loss_and_gradients(model, rollout):
 
 
 def errors(model, rollout):
-    """Relative difference of the loss, and that of the worst gradient, shared to replicated."""
+    """Relative difference of the loss, and that of the worst gradient, shared to replicated.
+
+    A bias of keys in InternVL's tower shifts all scores of a query alike: only rounding is left of
+    its gradient.
+    """
     scalars, shared = loss_and_gradients(model, rollout)
     assert 0 < scalars['clip_frac'] < 1 and scalars['kl'] > 0 and scalars['entropy'] > 0
     replicate(model)
@@ -90,7 +98,7 @@ def errors(model, rollout):
     assert shared.keys() == plain.keys()
     return (abs(scalars['loss'] / expected['loss'] - 1).item(),
             max(((shared[name] - plain[name]).norm() / plain[name].norm()).item()
-                for name in plain))
+                for name in plain if not name.endswith('attention.k_proj.bias')))
 
 
 def attend_by(kind, monkeypatch):
@@ -106,7 +114,8 @@ CASES = {
 }
 
 
-@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_vl_moe', 'qwen3_5', 'glm4v'])
+@pytest.fixture(params=['qwen2_vl', 'qwen2_5', 'qwen3', 'qwen3_vl_moe', 'qwen3_5', 'glm4v',
+                        'internvl'])
 def family(request, policy_config, tmp_path):
     """Config of a policy head of one of the families."""
     if request.param == 'qwen2_5':
@@ -116,6 +125,9 @@ def family(request, policy_config, tmp_path):
         change_json(tmp_path / 'preprocessor_config.json',
                     size=dict(shortest_edge=64 * 64, longest_edge=128 * 128))
         return dict(policy_config, pretrained=folder)
+    if request.param == 'internvl':
+        make_policy_folder(tmp_path, 'internvl')
+        return dict(policy_config, pretrained=shrink_tiles(tmp_path))
     if request.param in FAMILIES:
         return dict(policy_config, pretrained=make_policy_folder(tmp_path, request.param))
     return dict(policy_config, pretrained=request.getfixturevalue('qwen3_folder'))

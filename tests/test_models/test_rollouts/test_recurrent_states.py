@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Rollouts of a policy with gated DeltaNet layers, against transformers' `generate`."""
+"""Rollouts of policies with recurrent layers, against transformers' `generate`."""
 import pytest
 import torch
 
@@ -14,10 +14,10 @@ SAMPLED = dict(group_size=2, max_new_tokens=45, seed=2)
 ENTERING = dict(max_samples=4)
 
 
-@pytest.fixture(scope='module')
-def recurrent(tmp_path_factory):
+@pytest.fixture(scope='module', params=['qwen3_5', 'lfm2_vl'])
+def recurrent(request, tmp_path_factory):
     """A policy in float64, and twelve prompts of four lengths."""
-    folder = make_policy_folder(tmp_path_factory.mktemp('recurrent'), 'qwen3_5')
+    folder = make_policy_folder(tmp_path_factory.mktemp('recurrent'), request.param)
     head = VLMReasoningHead(folder, 'find "{question}"', dtype='float64').eval()
     generator = torch.Generator().manual_seed(0)
     images = [torch.randint(256, (3, 32 * rows, 288), dtype=torch.uint8, generator=generator)
@@ -31,7 +31,7 @@ def expected(recurrent):
     if not hf_rollout._DECODES_DELTA_NET:
         pytest.skip('this transformers cannot')
     responses = HFRollout()(*recurrent, **SAMPLED)
-    assert (~responses.truncated).sum() > 4
+    assert (~responses.truncated).sum() >= 4
     return responses
 
 
@@ -54,6 +54,8 @@ def test_the_recorded_log_probs_are_those_of_the_update(recurrent, expected):
 @pytest.mark.parametrize('fault', ['keep', 'replace', 'start_samples'])
 def test_faults_are_caught(recurrent, expected, monkeypatch, fault):
     """Samples get the states of others when some leave or enter, or none of their prompt's."""
+    if (recurrent[0].family.name, fault) == ('LFM2-VL', 'start_samples'):
+        pytest.skip('its state is the last two tokens, which all prompts have in common')
     original = getattr(RecurrentStates, fault)
 
     def wrong(self, *args):
@@ -67,6 +69,8 @@ def test_faults_are_caught(recurrent, expected, monkeypatch, fault):
 
 
 def test_generate_of_an_old_transformers_is_refused(recurrent, monkeypatch):
+    if recurrent[0].family.name != 'Qwen3.5':
+        pytest.skip('has no gated DeltaNet')
     monkeypatch.setattr(hf_rollout, '_DECODES_DELTA_NET', False)
     with pytest.raises(ImportError, match=r'needs transformers 5\.22 or later for Qwen3\.5, '):
         HFRollout()(*recurrent, **SAMPLED)

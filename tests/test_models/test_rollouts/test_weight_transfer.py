@@ -213,9 +213,9 @@ def test_servers_that_cannot_take_weights_are_told_apart(servers, transfer, chan
 def test_a_server_may_have_names_of_its_own_for_parts(servers, transfer):
     """vLLM calls Qwen3.5's vision tower 'qwen3_5', transformers 'qwen3_5_vision'."""
     good, other = servers
-    other.config = dict(good.config, vision_config=dict(model_type='qwen3_5', depth=2))
+    other.config = dict(good.config, vision_config=dict(model_type='qwen3_5', depth=4))
     transfer.check(servers, dict(good.config, vision_config=dict(model_type='qwen3_5_vision',
-                                                                depth=2)))
+                                                                depth=4)))
 
 
 def test_a_server_that_is_not_there(transfer):

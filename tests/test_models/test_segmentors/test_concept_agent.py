@@ -10,15 +10,16 @@ import torch
 from mmengine.runner import Runner
 
 from mmdpad.apis import ReasonSegInferencer
+from mmdpad.datasets.transforms.model_image import model_image_sizes
 from mmdpad.engine.check_config import check_config
 from mmdpad.engine.hooks.response_cache_hook import describe_maker
-from mmdpad.engine.runner.encoding import asked
 from mmdpad.models import ConceptAgent, ConceptDecoder
 from mmdpad.models.decoders.instances import Instances
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import cut_responses
 from mmdpad.models.segmentors.concept_agent import outline
 from mmdpad.preflight import dry_run
+from mmdpad.prompts import normalize_question
 from mmdpad.registry import DATASETS, MODELS, ROLLOUTS
 from mmdpad.structures import ParseFailure, ReasoningOutput
 from mmdpad.toy.sam_folders import make_sam3_folder
@@ -159,7 +160,10 @@ def test_prompts_that_are_too_long_are_named_before_work_starts(agent_config):
     """Those of the agent in an evaluation, of which that for a phrase is the longest; those of the
     policy in training."""
     encoder = MODELS.build(agent_config.model.policy).encoder
-    questions, sizes = asked(DATASETS.build(agent_config.test_dataloader.dataset))
+    dataset = DATASETS.build(agent_config.test_dataloader.dataset)
+    sizes = model_image_sizes(dataset)
+    questions = [normalize_question(dataset.get_data_info(i)['question'])
+                 for i in range(len(dataset))]
     longest = {}
     for name, template in dict(ConceptAgent.test_templates, own=encoder.template).items():
         agent_config.model.policy.max_prompt_tokens = encoder.max_tokens = 99999

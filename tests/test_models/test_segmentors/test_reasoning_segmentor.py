@@ -9,7 +9,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmdpad.models import HFRollout
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.models.rollouts import Responses
-from mmdpad.prompts import format_objects_response, format_response
+from mmdpad.prompts import format_detections, format_objects_response, format_response
 from mmdpad.registry import MODELS
 from mmdpad.rl import PolicyLoss
 from mmdpad.structures import ParseFailure, ReasoningOutput
@@ -240,3 +240,53 @@ class LossOfAnotherEntropy(PolicyLoss):
 def test_a_loss_of_another_kind_is_refused(tiny_config, loss, told):
     with pytest.raises(ValueError, match=told):
         MODELS.build(dict(tiny_config.model, loss=loss))
+
+
+TASKS = dict(segmentation=dict(type='SegmentationTask', template='find "{question}"'),
+             detection=dict(type='DetectionTask', max_objects=2, template='detect: {question}'))
+
+
+@pytest.fixture
+def mixed_model(tiny_config):
+    policy = dict(tiny_config.model.policy, prompt_template='default')
+    return MODELS.build(dict(tiny_config.model, policy=policy, tasks=TASKS)).eval()
+
+
+def test_each_sample_is_asked_and_read_as_its_task_says(mixed_model, batch):
+    model = mixed_model
+    objects = [((28, 56, 84, 112), 'Cup', 'the blue one'), ((0, 0, 9, 9), 'bird', None)]
+    detected = format_detections('so', objects)
+    model.rollout_engine = FixedRollout([
+        format_response('so', (28, 56, 84, 112), ((56, 84), (60, 100)), 'a cup'), detected])
+    batch['data_samples'][1].set_metainfo(dict(
+        task='detection', classes=('plate', 'cup'), class_labels=(3, 5)))
+    first, second = model.test_step(batch)
+    assert (first.task, second.task) == ('segmentation', 'detection')
+    assert len(first.pred_instances.masks) == 1
+    found = second.pred_instances
+    height, width = second.ori_shape
+    torch.testing.assert_close(found.bboxes, torch.tensor(
+        [[width / 4, height / 2, width * 3 / 4, height]]))
+    assert found.labels.tolist() == [5] and found.descriptions == ['the blue one']
+    assert 'masks' not in found and second.reasoning['invented'] == 1
+    assert 'invented' not in first.reasoning
+
+
+def test_rollouts_of_several_tasks(mixed_model, batch):
+    model = mixed_model
+    batch['data_samples'][1].set_metainfo(dict(task='detection'))
+    model.rollout_engine = FixedRollout(['<think>so</think><answer>[]</answer>'] * 8)
+    rollout = model.rollout(**model.data_preprocessor(batch))
+    assert rollout.tasks == ['segmentation', 'detection']
+    assert [type(parsed) for parsed in rollout.parsed] == [ParseFailure] * 4 + [ReasoningOutput] * 4
+    texts = [model.policy.processor.tokenizer.decode(prompt.input_ids)
+             for prompt in rollout.prompts]
+    assert 'find "' in texts[0] and 'detect: ' in texts[1]
+    batch['data_samples'][0].set_metainfo(dict(task='vqa'))
+    with pytest.raises(ValueError, match=r"\(segmentation, detection\), but got 'vqa'"):
+        model.encode_prompts(batch['inputs'], batch['data_samples'])
+
+
+def test_the_arguments_of_a_single_task_do_not_go_with_several(tiny_config):
+    with pytest.raises(ValueError, match="single task .* but got prompt_template='find "):
+        MODELS.build(dict(tiny_config.model, tasks=TASKS))

@@ -95,7 +95,10 @@ def test_memory_of_the_published_recipe():
 @pytest.mark.parametrize('name, in_readme', [
     ('qwen7b', True), ('qwen3b', True), ('qwen7b_lora', True), ('qwen7b_qlora', False),
     ('qwen2vl7b', False), ('qwen3vl4b', False), ('qwen3vl8b', False),
-    ('qwen3vl30b_a3b_lora', False), ('glm4_1v9b', False)])
+    ('qwen3vl30b_a3b_lora', False), ('glm4_1v9b', False), ('internvl3_5_8b', False),
+    ('lfm2_5vl3b', False),
+    *(pytest.param(name, False, marks=pytest.mark.slow)
+      for name in ('qwen3_5_9b', 'qwen3_5_35b_a3b_lora'))])
 def test_what_a_config_says_about_its_memory_is_the_estimate(name, in_readme):
     path = f'configs/dpad/{name}_reasonseg.py'
     said = int(re.search(r'about (\d+) GB', (ROOT / path).read_text())[1])

@@ -1,0 +1,151 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""How right answers in words are, and whether the model looks at what shows them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from mmdpad.evaluation.provenance import published
+from mmdpad.evaluation.results import in_order, summarize_result, write_result
+from mmdpad.evaluation.scoring import identify
+from mmdpad.evaluation.summary import Row
+from mmdpad.geometry.targets import covered_pixels
+from mmdpad.registry import METRICS
+from mmdpad.rewards.answers import asked_answers, check_measure, score_answer, score_evidence
+from mmdpad.structures import ParseFailure
+
+from .reason_seg_metric import default_out_file
+
+FAILED_ANSWERS = 'accuracy 0, evidence IoU 0'
+
+
+@METRICS.register_module()
+class QuestionAnsweringMetric(BaseMetric):
+    """Scores answers in words and their evidence (:class:`mmdpad.tasks.QuestionAnsweringTask`).
+
+    Metrics (prefix ``vqa``), in percent unless stated otherwise:
+
+    - ``accuracy`` by ``measure``, and ``accuracy_<type>`` for each type of question in the data;
+    - over the questions whose evidence the data know, in pixels of the original image:
+      ``evidence_iou`` (:class:`mmdpad.rewards.EvidenceIoUReward`), ``evidence_recall``, the share
+      of all boxes of evidence that the answer's boxes match with an IoU above ``threshold``, and
+      ``evidence_accuracy``, the share of questions with right evidence: an evidence IoU above
+      ``threshold``;
+    - over the same questions, is the model looking? ``accuracy_given_right_evidence`` and
+      ``accuracy_given_wrong_evidence``: an answer that does not depend on the evidence is as often
+      right with the wrong one; ``grounded_accuracy``, the mean of the accuracy where answers with
+      wrong evidence count as wrong; ``no_evidence_rate`` in [0, 1], the share of usable answers
+      without any;
+    - ``parse_failure_rate``, ``truncated_rate`` in [0, 1], ``failed_<reason>``, a count for each
+      reason that occurred, and ``reasoning_tokens``, ``caption_tokens``, as in
+      :class:`ReasonSegMetric`. A failed answer has accuracy and evidence IoU 0;
+    - ``n``, questions, and ``n_evidence``, those whose evidence is known.
+
+    A metric that no question counts for is left out. ``accuracy_low`` and ``accuracy_high`` bound
+    its 95 % bootstrap interval; those of all others are in the file.
+
+    With a log file or an ``out_file``, each evaluation writes a JSON line per question and next to
+    it a ``.json`` with protocol, metrics, intervals and provenance, as :class:`ReasonSegMetric`
+    does. A line has the columns of :func:`mmdpad.evaluation.scoring.identify` and
+    :func:`score_question`.
+
+    Attributes:
+        summary: As in :class:`ReasonSegMetric`.
+
+    Args:
+        measure: 'vqa', 'exact' or 'number', see :func:`mmdpad.rewards.score_answer`. Questions with
+            choices are scored by the choice.
+        tolerance: Relative error that 'number' accepts.
+        threshold: IoU that right evidence exceeds, in [0, 1).
+        out_file: Where the JSON lines go; None for ``vqa[_iter_N].jsonl`` next to the log.
+        collect_device, prefix, collect_dir: As in mmengine.
+
+    Raises:
+        ValueError: The measure is unknown, a number is out of range, or ``out_file`` does not end
+            in .jsonl.
+    """
+
+    default_prefix = 'vqa'
+
+    def __init__(self, measure: str = 'vqa', tolerance: float = 0.0, threshold: float = 0.5,
+                 out_file: str | None = None, collect_device: str = 'cpu',
+                 prefix: str | None = None, collect_dir: str | None = None) -> None:
+        super().__init__(collect_device, prefix, collect_dir)
+        check_measure(measure, tolerance)
+        if not 0 <= threshold < 1:
+            raise ValueError(f'`threshold` should be an IoU in [0, 1), but got {threshold}')
+        if out_file is not None and not out_file.endswith('.jsonl'):
+            raise ValueError(f'`out_file` should end in .jsonl (a .json is written beside it), but '
+                             f'got {out_file!r}')
+        self.options = dict(measure=measure, tolerance=tolerance, threshold=threshold)
+        self.out_file = out_file
+        self.summary: dict[str, Any] | None = None
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Score samples in the form of ``DetDataSample.to_dict()``: ``answers`` and ``evidence`` as
+        packed by :class:`PackReasoningInputs`; ``pred_instances`` and ``reasoning`` as written by
+        :class:`ReasoningSegmentor`.
+
+        Raises:
+            ValueError: A sample has no answers.
+        """
+        self.results.extend(score_question(sample, **self.options) for sample in data_samples)
+
+    def compute_metrics(self, results: list[Row]) -> dict[str, float]:
+        """Average over all questions and write the files."""
+        rows = in_order(results)
+        known = published()
+        protocol = dict(self.options, failed_samples=FAILED_ANSWERS, **known.get('protocol', {}))
+        summary = summarize_result(rows, protocol, known.get('provenance'))
+        out_file = self.out_file or default_out_file(self.prefix)
+        where = out_file and write_result(out_file, rows, summary)
+        print_log(f'{self.prefix} protocol: {protocol}; samples: '
+                  f'{where or "not written: no log file and no `out_file`"}', logger='current',
+                  level=logging.INFO)
+        self.summary = dict(summary, samples=where)
+        low, high = summary['intervals']['accuracy']
+        return dict(summary['metrics'], accuracy_low=low, accuracy_high=high)
+
+
+def score_question(sample: dict, measure: str, tolerance: float, threshold: float) -> Row:
+    """The row of a result file about one question.
+
+    Args:
+        sample: See :meth:`QuestionAnsweringMetric.process`.
+        measure, tolerance, threshold: See :class:`QuestionAnsweringMetric`.
+
+    Returns:
+        Besides the columns of :func:`mmdpad.evaluation.scoring.identify`: ``question_type`` and
+        ``answers`` of the data; ``evidence``, their boxes, and ``num_evidence``; ``answer`` and
+        ``boxes``, the model's; ``accuracy``, ``evidence_iou`` in [0, 1], ``evidence_found`` (boxes)
+        and ``evidence_right``, None without evidence in the data; ``failure``, ``failure_detail``,
+        ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``truncated`` and
+        ``response``, as in :func:`mmdpad.evaluation.scoring.score_sample`.
+    """
+    answers, choices = asked_answers(sample)
+    reasoning = sample.get('reasoning', {})
+    parsed = reasoning.get('parsed')
+    failure = parsed if isinstance(parsed, ParseFailure) else None
+    answer = getattr(parsed, 'answer', None)
+    boxes = sample['pred_instances']['bboxes'].tolist()
+    evidence = sample.get('evidence') or ()
+    targets = covered_pixels(evidence, *sample['ori_shape']).tolist() if evidence else []
+    iou = score_evidence(boxes, targets) if targets else None
+    return dict(
+        identify(sample), question_type=sample.get('question_type'), answers=list(answers),
+        evidence=[list(box) for box in evidence], num_evidence=len(evidence), answer=answer,
+        boxes=boxes, accuracy=0.0 if failure or not answer else score_answer(
+            answer, answers, choices, measure, tolerance),
+        evidence_iou=iou, evidence_found=None if iou is None else round(
+            len(targets) * score_evidence(boxes, targets, 'recall', threshold)),
+        evidence_right=None if iou is None else iou > threshold,
+        failure=failure and failure.reason, failure_detail=failure and failure.detail,
+        think=getattr(parsed, 'think', None), caption=getattr(parsed, 'caption', None),
+        reasoning_tokens=reasoning.get('reasoning_tokens'),
+        caption_tokens=reasoning.get('caption_tokens'),
+        truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
