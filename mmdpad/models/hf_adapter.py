@@ -244,7 +244,8 @@ def _with_targets(model: PreTrainedModel, lora: Mapping[str, Any],
     Tries the adapter's own ``target_modules`` (whose patterns may use outdated names), the last
     parts of the layers' names and the names in :data:`REACHES`; if none match, takes all names.
     ``target_parameters`` that are the weights of linear layers become targets, too. Of
-    ``exclude_modules``, what matches nothing is left out; what misses all layers of a kind is added.
+    ``exclude_modules``, what matches nothing is left out; what leaves out all layers of a kind is
+    added.
     """
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     parameters = [name for name in lora.get('target_parameters') or ()

@@ -26,3 +26,20 @@ def test_what_fits_on_one_gpu(name, options, short, long):
 
 def test_there_are_rows():
     assert len(ROWS) >= 8
+
+
+MODELS = {'Qwen2.5-VL-3B': 'qwen3b', 'Qwen2.5-VL-7B': 'qwen7b', 'Qwen2-VL-7B': 'qwen2vl7b',
+          'Qwen3-VL-4B': 'qwen3vl4b', 'Qwen3-VL-8B': 'qwen3vl8b',
+          'Qwen2.5-VL-7B with LoRA': 'qwen7b_lora', 'with QLoRA': 'qwen7b_qlora',
+          'Qwen3-VL-30B-A3B with LoRA': 'qwen3vl30b_a3b_lora', 'GLM-4.1V-9B': 'glm4_1v9b',
+          'Qwen3.5-9B': 'qwen3_5_9b', 'InternVL3.5-8B': 'internvl3_5_8b',
+          'Qwen3.5-35B-A3B with LoRA': 'qwen3_5_35b_a3b_lora'}
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] * (name != 'Qwen2.5-VL-3B')) for name in MODELS])
+def test_what_each_model_takes(name):
+    text = ' '.join((ROOT / 'docs/models.md').read_text().split())
+    (said, ) = re.findall(rf'[,:] {re.escape(name)} (\d+)', text)
+    cost = read_config_cost(Config.fromfile(ROOT / f'configs/dpad/{MODELS[name]}_reasonseg.py'))
+    assert make_report(cost)['memory']['peak'] / 1e9 == pytest.approx(int(said), abs=1)

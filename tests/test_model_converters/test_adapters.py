@@ -329,13 +329,11 @@ def test_an_adapter_of_earlier_transformers(exported, targets, folders):
                    for name, value in state.items() if '.lora_' in name)
 
 
-@pytest.mark.parametrize('excluded, kept', [
-    (r'.*\.of_old\..*', ''), (['of_old', 'lm_head'], "exclude_modules=['lm_head']")])
+@pytest.mark.parametrize('excluded, kept', [(r'.*[.]of_old', ''), (['of_old', 'norm'], "['norm']")])
 def test_exclusions_that_match_nothing_are_not_imported(exported, excluded, kept):
     change(exported[0], exclude_modules=excluded)
-    state, settings = import_policy(str(exported[0]))
-    assert state.keys() == exported[1].keys()
-    assert kept in settings and ('exclude_modules' in settings) == bool(kept)
+    _, settings = import_policy(str(exported[0]))
+    assert f'exclude_modules={kept}' in settings if kept else 'exclude' not in settings
 
 
 @pytest.mark.parametrize('entries, told', [

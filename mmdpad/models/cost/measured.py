@@ -117,6 +117,9 @@ class Measurements:
         self.image_flops = lru_cache(256)(self._image_flops)
         self.adapter = lru_cache(8)(self._adapter)
 
+    def __reduce__(self) -> Any:  # copies and pickles measure anew
+        return Measurements, (self._config, self._lora)
+
     def _build(self, arithmetic: Arithmetic) -> FakePolicy:
         return FakePolicy(self._config, arithmetic, self._lora)
 
@@ -299,8 +302,9 @@ class _Output(torch.autograd.Function):
 
 
 def coarse(length: int) -> int:
-    """A length rounded to five binary digits, so that few lengths are measured."""
-    step = 1 << max(0, length.bit_length() - 5)
+    """A length rounded to three binary digits: bytes per token hardly depend on it, and updates
+    have responses of ever new lengths, while each one that is measured takes time."""
+    step = 1 << max(0, length.bit_length() - 3)
     return round(length / step) * step
 
 

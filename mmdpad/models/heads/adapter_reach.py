@@ -74,7 +74,7 @@ def check_names(model: PreTrainedModel, lora: Mapping[str, Any]) -> None:
     """Check that a model has what its future adapter names.
 
     Raises:
-        ValueError: A pattern, a listed layer or a parameter matches nothing, to adapt or to exclude.
+        ValueError: A pattern, a listed layer or a parameter matches nothing.
     """
     asked = lora_targets(lora, None) or ()
     modules = [name for name, _ in model.named_modules() if name]

@@ -1,5 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What layers keep within a memory budget, against what the tensors of real updates hold."""
+import copy
+import pickle
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -243,3 +245,15 @@ def test_the_log_says_once_that_a_later_pass_exceeds_the_budget(tmp_path, caplog
 def test_a_wrong_budget_is_named(policy_config, budget):
     with pytest.raises(ValueError, match='`memory_budget` should be a positive number of GB'):
         VLMReasoningHead(**policy_config, memory_budget=budget)
+
+
+def test_a_policy_with_a_budget_can_be_copied_and_pickled(policy_config):
+    """What was measured is measured anew."""
+    policy = VLMReasoningHead(**policy_config, memory_budget=1.0)
+    budget = policy.memory_budget
+    work = Workload(1, 2, 20, 4, budget.shape.image(32, 32))
+    spending = spend(budget.shape, budget.setup, work, 1e9)
+    for other in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        own = other.memory_budget
+        assert own.shape == budget.shape and own.shape.measurements is not budget.shape.measurements
+        assert spend(own.shape, own.setup, work, 1e9) == spending
