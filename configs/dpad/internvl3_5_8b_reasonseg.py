@@ -1,5 +1,5 @@
-# DPAD with InternVL3.5-8B in transformers' own format, otherwise as qwen7b_reasonseg.py: about
-# 197 GB of accelerator memory, by tools/analysis_tools/estimate_cost.py.
+# DPAD with InternVL3.5-8B in transformers' own format, otherwise as qwen7b_reasonseg.py:
+# about 197 GB of accelerator memory, by tools/analysis_tools/estimate_cost.py.
 #   python tools/train.py configs/dpad/internvl3_5_8b_reasonseg.py
 # Not a published recipe, and not run with the published weights. The model image of 896 x 896
 # becomes 2 x 2 tiles of 448 x 448 and a thumbnail, 256 tokens each, so prompts have up to 1700
