@@ -76,7 +76,7 @@ class DescribedInstances:
         self.instances: list[Instance] = []
         divisors = []
         if options.region == 'target':
-            rollout.target_boxes  # raises where there are none
+            _ = rollout.target_boxes  # raises where there are none
         for prompt, sample in enumerate(rollout.data_samples):
             scene = _Scene(prompt, sample, rollout.model_images[prompt],
                            rollout.negative_boxes[prompt].tolist())

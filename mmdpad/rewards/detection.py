@@ -85,7 +85,7 @@ class DetectionReward(ABC):
         Raises:
             ValueError: A prompt has no targets, or they have no labels.
         """
-        rollout.target_boxes  # raises where there are none
+        _ = rollout.target_boxes  # raises where there are none
         asked = [(detection_truth(sample), asked_labels(sample))
                  for sample in rollout.data_samples]
         return rollout.per_response([

@@ -43,8 +43,8 @@ class PackReasoningInputs(BaseTransform):
     - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the model frame,
       from ``model_boxes`` and ``model_points``; ``labels`` (K,) long, from ``model_labels``, if the
       question names classes;
-    - ``model_ignored``: ``bboxes`` (n, 4) float32, ``labels`` (n,) long and ``crowds`` (n,) bool, in
-      the model frame, of what is neither target nor mistake, from ``model_ignored``;
+    - ``model_ignored``: ``bboxes`` (n, 4) float32, ``labels`` (n,) long and ``crowds`` (n,) bool,
+      in the model frame, of what is neither target nor mistake, from ``model_ignored``;
     - ``model_negatives``: ``bboxes`` (n, 4) float32 of objects other than the target, in the
       model frame, n may be 0, from ``model_negatives``.
 

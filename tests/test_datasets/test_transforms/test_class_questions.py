@@ -281,7 +281,8 @@ def test_all_boxes_outside_an_image_are_named(tmp_path):
 
 @pytest.mark.parametrize('options, told', [
     (dict(template='{label}'), "one field, '{classes}' or '{phrase}'"),
-    (dict(template='{classes} {phrase}'), 'one field'), (dict(negatives=-1), "or 'all', but got -1"),
+    (dict(template='{classes} {phrase}'), 'one field'),
+    (dict(negatives=-1), "or 'all', but got -1"),
     (dict(negatives='some'), "'some'"), (dict(draw='x'), "one of .'uniform', 'frequency'."),
     (dict(max_classes=0), '1 or more')])
 def test_arguments_out_of_range(options, told):
