@@ -354,16 +354,16 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     policy = (config.get('model') or {}).get('policy')
     if not _is(policy, VLMReasoningHead, nodes) or not find_tasks(config.model):
         return
-    try:
-        cost = read_config_cost(config)
-        cost = with_response_tokens(cost, config, cost.max_tokens)
-    except (OSError, ImportError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        notes.append(f'memory: not estimated ({error})')
-        return
     gpus = max(torch.cuda.device_count(), 1)
     have = min((torch.cuda.get_device_properties(i).total_memory
                 for i in range(torch.cuda.device_count())), default=None)
-    report = make_report(cost, gpus, None if have is None else have / GB)
+    try:
+        cost = read_config_cost(config)
+        cost = with_response_tokens(cost, config, cost.max_tokens)
+        report = make_report(cost, gpus, None if have is None else have / GB)
+    except (OSError, ImportError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        notes.append(f'memory: not estimated ({error})')
+        return
     notes += [note for note in report['notes'] if note.startswith('memory_budget')]
     need = report['variants'][0]['sharded_peak' if cost.sharded and gpus > 1 else 'peak']
     notes.append(f'memory: about {need / GB:.1f} GB per GPU, with all responses at the limit of '

@@ -30,7 +30,7 @@ from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.models.heads.recomputation import SHARE, _shards, _workload, keep
 
 LORA = dict(lora=dict(r=8, lora_alpha=8))
-SLOW = ('Qwen3.5-MoE', 'GLM-4.5V')
+SLOW = ('Qwen3-VL', 'Qwen3-VL-MoE', 'Qwen3.5-MoE', 'GLM-4.1V', 'GLM-4.5V')
 # Arguments of the policy, whether autocast is on.
 CASES = {
     'full': ({}, False),

@@ -108,7 +108,9 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
     assert estimate - known == pytest.approx(measured - known, rel=0.15)
 
 
-@pytest.mark.parametrize('policy', [{}, CHECKPOINTING], ids=['plain', 'checkpointing'])
+@pytest.mark.parametrize('policy', [
+    pytest.param({}, id='plain'),
+    pytest.param(CHECKPOINTING, id='checkpointing', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', [name for name in OTHERS if name != 'Qwen3-VL-MoE'])
 def test_an_update_of_another_family_holds_what_was_measured(name, policy, tmp_path):
     # GLM-V's merger is larger than a block, and counted until the blocks' backward pass ends.

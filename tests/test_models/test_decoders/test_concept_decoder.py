@@ -175,7 +175,7 @@ def test_a_mask_reward_reads_each_caption_with_its_own_answer(segmentor, tiny_co
         asked.append(text), ToyConceptDecoder.find(segmentor.decoder, image, 'star'))[1]
     reward = MaskReward()
     reward.prepare(segmentor, [dict(data_samples=sample)])
-    parsed = [segmentor._read(text, model_image)[0] for text in texts]
+    parsed = [segmentor._read(text, model_image, sample)[0] for text in texts]
     rollout = RolloutBatch([sample], [model_image], 3, texts, parsed, images=[image])
     scores = reward(rollout)
     assert scores.shape == (1, 3) and scores[0, 2] == 0

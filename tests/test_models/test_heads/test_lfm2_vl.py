@@ -165,7 +165,7 @@ def test_estimates_run_tower_and_layers_on_fake_tensors(published):
     policy = FakePolicy(config, Arithmetic(shared=True), {})
     image = ImageInputs.of(published.family.blank_prompt(config, 1024, 1024))
     (features, ) = policy.see(image)
-    assert features.shape == (1280, 32) and policy.kinds == [0, 1]
+    assert features.shape == (1280, 32)
     row = PackedRow([PackedGroup(9, [3, 4])], torch.device('cpu'))
     states = policy.read(policy.empty(1, 16, 32), layout=row).last_hidden_state
     assert states.shape == (1, 16, 32) and row.reached == {0, 1}
