@@ -45,8 +45,9 @@ class DiscriminativeOptions:
             'target_or_predicted' is 'predicted' for the prompts for which the data have no box, and
             'target' for the others.
         max_region: Share of the image, in (0, 1], that a predicted region covers at most, its
-            margin included; with a larger one a response scores 0. Without a limit, a region that leaves out little of the
-            image wins by chance, whatever the caption says (docs/decisions.md).
+            margin included; with a larger one a response scores 0. Without a limit, a region that
+            leaves out little of the image wins by chance, whatever the caption says
+            (docs/decisions.md).
         region_margin: The region extends beyond its box by this share of the box's width and height
             on every side, clipped to the image; not negative.
         contrast: 'image' is the whole image. 'masked' is the image with the region masked out

@@ -24,9 +24,9 @@ class ComposeResponse(BaseTransform):
     Required keys: ``response``, a complete text, which is used unchanged, coordinates included; or
     what :meth:`mmdpad.tasks.Task.compose` of the item's ``task`` writes: the task's ``texts``
     (``think``, ``caption``, ``answer``) and, if its answers name objects, ``model_boxes`` and
-    ``model_shape`` (an answer in words may do without); of these objects, if the item has them, also ``model_points``, the labels
-    (``model_labels``, which are among ``class_labels``, whose names are ``classes``) and
-    ``descriptions``, a list. Added keys: ``response`` and
+    ``model_shape`` (an answer in words may do without); of these objects, if the item has them,
+    also ``model_points``, the labels (``model_labels``, which are among ``class_labels``, whose
+    names are ``classes``) and ``descriptions``, a list. Added keys: ``response`` and
     ``response_coordinates``, the argument ``coordinates``.
 
     Args:
