@@ -211,7 +211,12 @@ def test_an_object_of_a_scene_graph_without_area_is_no_evidence(copied):
      'dataset_v7w_telling.json', lambda c: c['images'][0].pop('filename'), 'missing key'),
     (Visual7WDataset, dict(COMMON, ann_file='dataset_v7w_telling.json', split='val'),
      'dataset_v7w_telling.json', lambda c: c['images'][0]['qa_pairs'][0].pop('answer'),
-     'missing key')])
+     'missing key'),
+    (Visual7WDataset, dict(COMMON, ann_file='dataset_v7w_telling.json', split='val'),
+     'dataset_v7w_telling.json', lambda c: c['images'][0]['qa_pairs'][0].update(qa_id='x'),
+     'wrong annotation'),
+    (Visual7WDataset, dict(COMMON, ann_file='dataset_v7w_pointing.json', split='val'),
+     'dataset_v7w_pointing.json', lambda c: c['boxes'][1].update(x=20), 'box outside')])
 def test_problems_of_published_formats(copied, build, kwargs, name, edit, kind):
     changed = copied(kwargs, name, edit)
     assert set(problems_of(lambda: build(**changed))) == {kind}
