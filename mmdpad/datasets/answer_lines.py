@@ -9,7 +9,7 @@ from typing import Any
 
 from mmdpad.registry import DATASETS
 
-from .annotation_fields import parse_answer, parse_boxes
+from .annotation_fields import are_texts, parse_answer, parse_boxes
 from .errors import DatasetError
 from .json_lines import FIELDS, find_malformed, read_lines
 from .question_answering import AnsweredQuestion, QuestionAnsweringDataset
@@ -25,6 +25,7 @@ ANSWER_FIELDS = {
 }
 _VISUAL_COT_FIELDS = {
     'question': (True, *_TEXT[1:]), 'answer': (True, *_TEXT[1:]), 'image': FIELDS['image'],
+    'possible_answers': (False, are_texts, 'a list of at least one text'),
     'bboxs': (True, lambda v: isinstance(v, list), 'a list of boxes [x1, y1, x2, y2]'),
     'width': FIELDS['width'], 'height': FIELDS['height'], 'dataset': _TEXT, 'split': _TEXT,
 }
@@ -75,7 +76,8 @@ class AnswerLinesDataset(QuestionAnsweringDataset):
 class VisualCoTDataset(QuestionAnsweringDataset):
     """The metadata of Visual-CoT (arXiv 2403.16999): JSON lines with ``question``, ``answer``,
     ``image``, ``bboxs`` (the evidence, boxes [x1, y1, x2, y2]), ``width``, ``height``, ``dataset``
-    and ``split``.
+    and ``split``. Some have ``possible_answers``, several people's or spellings, which then count
+    instead of ``answer``.
 
     The id of a question is the number of its line. Types of questions are the names of the source
     data sets.
@@ -99,8 +101,9 @@ class VisualCoTDataset(QuestionAnsweringDataset):
             if faults or self.split not in (None, line.get('split')):
                 continue
             yield AnsweredQuestion(
-                number, where, self.image_path(line['image']), line['question'], [line['answer']],
-                line['bboxs'], question_type=line.get('dataset'), shape=_shape_of(line))
+                number, where, self.image_path(line['image']), line['question'],
+                line.get('possible_answers', [line['answer']]), line['bboxs'],
+                question_type=line.get('dataset'), shape=_shape_of(line))
 
 
 def _shape_of(line: dict) -> tuple[int, int] | None:

@@ -91,7 +91,7 @@ class GQADataset(QuestionAnsweringDataset):
         graph: Any = graphs.get(str(content['imageId']))
         try:
             objects, shape = graph['objects'], (graph['height'], graph['width'])
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise DatasetError(
                 f'The image {content["imageId"]} of {where} should have a scene graph with '
                 f'`objects`, `width` and `height` in {self.scene_graph_file}, but has not; use '
@@ -106,7 +106,7 @@ class GQADataset(QuestionAnsweringDataset):
             try:
                 x, y, width, height = (found[key] for key in 'xywh')
                 boxes.append([x, y, x + width, y + height])
-            except (TypeError, KeyError) as error:
+            except (TypeError, KeyError, AttributeError) as error:
                 raise DatasetError(
                     f'The object {number} of {where} should have `x`, `y`, `w` and `h` in the '
                     f'scene graph of the image {content["imageId"]} in {self.scene_graph_file}, '

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmdpad.prompts.short_answers import MAX_CHOICES, is_match, with_choices
+from mmdpad.prompts.short_answers import MAX_CHOICES, read_choice, with_choices
 
 from .annotation_fields import are_numbers, check_question, wrong_field
 from .errors import DatasetError, collecting, find_duplicates
@@ -65,8 +65,8 @@ class QuestionAnsweringDataset(ReasoningDataset):
 
     Files and image headers are checked when the data set is built. Errors are: a duplicate id, a
     missing or unreadable image, one with another size than the files say, an empty question, no
-    answer that is a text, evidence without an area or outside the image, and choices that are not
-    different, or without the answer among them.
+    answer that is a text, evidence or other boxes without an area or outside the image, and choices
+    that are not different, or without the answer among them.
 
     Args:
         ann_file: The file of annotations; a relative path is relative to ``data_root``.
@@ -143,7 +143,10 @@ def make_item(found: AnsweredQuestion,
             choices = check_choices(found.choices, answers, found.where)
     evidence: tuple[tuple[float, ...], ...] = ()
     with collecting(problems):
-        evidence = check_evidence(found.evidence, found.where, shape)
+        evidence = check_boxes(found.evidence, 'evidence', found.where, shape)
+    others: tuple[tuple[float, ...], ...] = ()
+    with collecting(problems):
+        others = check_boxes(found.other_boxes, 'other_boxes', found.where, shape)
     if not (found.question_type is None or isinstance(found.question_type, str)):
         problems.append(wrong_field(found.where, 'question_type', 'a text', found.question_type))
     if shape and found.shape not in (None, shape):
@@ -158,7 +161,7 @@ def make_item(found: AnsweredQuestion,
     question = with_choices(found.question, choices) if choices else found.question
     instances = [dict(bbox=list(box), bbox_label=0, ignore_flag=0) for box in evidence]
     optional = dict(choices=choices, question_type=found.question_type,
-                    other_boxes=tuple(tuple(box) for box in found.other_boxes))
+                    other_boxes=others)
     yield dict(
         img_id=found.id, img_path=found.image, ann_path=found.where, texts=[question],
         text_index=0, question=question, is_sentence=None, answers=answers,
@@ -183,7 +186,8 @@ def check_choices(choices: Any, answers: Sequence[str], where: str) -> tuple[str
     """
     Raises:
         DatasetError: This is not a list of at least two texts, too many for letters, or two cannot
-            be told apart, or no answer is among them.
+            be told apart, or no answer names one of them by text or letter, as
+            :func:`mmdpad.prompts.read_choice` reads it.
     """
     if not isinstance(choices, (list, tuple)) or not 2 <= len(choices) <= MAX_CHOICES or not all(
             isinstance(text, str) and text.strip() for text in choices):
@@ -191,35 +195,38 @@ def check_choices(choices: Any, answers: Sequence[str], where: str) -> tuple[str
     plain = [text.strip().casefold() for text in choices]
     if len(set(plain)) < len(plain):
         raise wrong_field(where, 'choices', 'texts that differ', choices)
-    if not any(text.strip().casefold() in plain or is_match(text, choices) for text in answers):
+    if all(read_choice(text, choices) is None for text in answers):
         raise DatasetError(f'`choices` of {where} should contain the answer {answers[0]!r}, but '
                            f'are {list(choices)}; add it, or correct the answer',
                            'answer not among choices')
     return tuple(choices)
 
 
-def check_evidence(boxes: Any, where: str,
-                   shape: tuple[int, int] | None) -> tuple[tuple[float, ...], ...]:
+def check_boxes(boxes: Any, name: str, where: str,
+                shape: tuple[int, int] | None) -> tuple[tuple[float, ...], ...]:
     """
     Args:
-        boxes: The evidence.
-        where: For messages.
+        boxes: The evidence, or other boxes.
+        name, where: For messages.
         shape: (height, width) of the image; None if unknown.
+
+    Returns:
+        The boxes, each of them once; Visual-CoT repeats some.
 
     Raises:
         DatasetError: This is not a list of boxes with an area, or one lies outside the image.
     """
     if not isinstance(boxes, (list, tuple)):
-        raise wrong_field(where, 'evidence', 'a list of boxes', boxes)
+        raise wrong_field(where, name, 'a list of boxes', boxes)
     for number, box in enumerate(boxes):
         if not (are_numbers(list(box) if isinstance(box, tuple) else box, 4)
                 and box[0] < box[2] and box[1] < box[3]):
-            raise wrong_field(where, f'evidence[{number}]', '[x1, y1, x2, y2], numbers in pixels '
+            raise wrong_field(where, f'{name}[{number}]', '[x1, y1, x2, y2], numbers in pixels '
                               'of the image, with x1 < x2 and y1 < y2', box)
         if shape and not (max(box[0], 0) < min(box[2], shape[1])
                           and max(box[1], 0) < min(box[3], shape[0])):
             raise DatasetError(
-                f'`evidence[{number}]` of {where} should lie in its image of {shape[1]} x '
+                f'`{name}[{number}]` of {where} should lie in its image of {shape[1]} x '
                 f'{shape[0]} pixels (width x height), at least partly, but got {list(box)}; '
                 f'correct or remove the box', 'box outside')
-    return tuple(tuple(map(float, box)) for box in boxes)
+    return tuple(dict.fromkeys(tuple(map(float, box)) for box in boxes))

@@ -75,6 +75,8 @@ class Visual7WDataset(QuestionAnsweringDataset):
                                 '`question`, `answer` and `multiple_choices`, but has not; restore '
                                 'the file', 'missing key')
         where = f'{self.ann_file}, question {identifier}'
+        if type(identifier) is not int or identifier < 0:
+            return wrong_field(where, 'qa_id', 'an integer, 0 or more', identifier)
         if isinstance(answer, str):
             order = np.random.default_rng(identifier).permutation(len(wrong) + 1)
             choices = [(answer, *wrong)[place] for place in order]

@@ -31,7 +31,7 @@ def answer_measures(rows: Sequence[Row]) -> dict[str, Measure]:
         parse_failure_rate=lambda row: (row['failure'] is not None, 1),
         reasoning_tokens=_mean('reasoning_tokens'), caption_tokens=_mean('caption_tokens'),
         truncated_rate=lambda row: (bool(row['truncated']), 1),
-        **{f'accuracy_{name}': _of_type(name) for name in types})
+        **{f'accuracy_of_{name}': _of_type(name) for name in types})
 
 
 def _of_evidence(measure: Measure) -> Measure:

@@ -33,7 +33,8 @@ _CONTRACTIONS = {word[:place] + word[place + 1:]: word for word in _CONTRACTED
                  for place, letter in enumerate(word) if letter == "'"}
 _CONTRACTIONS["somebody'd"] = 'somebodyd'  # the other way round, as published
 _LETTER = re.compile(r'\(?([a-z])(?:[).:]+|$)\s*', re.IGNORECASE)
-_NUMBER = re.compile(r'[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)')
+# A hyphen behind a word (T-34) is no sign.
+_NUMBER = re.compile(r'(?:(?<!\w)[-+])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)')
 _WORD = re.compile('[a-z]+')
 _LONGEST_NUMBER = 40
 
@@ -90,8 +91,9 @@ def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
 
 
 def is_match(answer: str, answers: Sequence[str]) -> bool:
-    """Whether an answer is one of those given, after :func:`normalize_answer`."""
-    return normalize_answer(answer) in map(normalize_answer, answers)
+    """Whether an answer is one of those given, after :func:`normalize_answer`. If nothing is left
+    of it then (an article, a punctuation mark), it is compared as it is, without case."""
+    return _comparable(answer) in map(_comparable, answers)
 
 
 def read_number(text: str) -> float | None:
@@ -134,9 +136,12 @@ def read_choice(answer: str, choices: Sequence[str]) -> int | None:
         number, rest = ascii_uppercase.index(named[1].upper()), answer[named.end():]
         if number < len(choices):
             return number if not rest or is_match(rest, [choices[number]]) else None
-    wanted = normalize_answer(answer)
-    found = [number for number, choice in enumerate(choices) if normalize_answer(choice) == wanted]
+    found = [number for number, choice in enumerate(choices) if is_match(answer, [choice])]
     return found[0] if len(found) == 1 else None
+
+
+def _comparable(text: str) -> str:
+    return normalize_answer(text) or _stripped(text).lower()
 
 
 def _stripped(text: str) -> str:

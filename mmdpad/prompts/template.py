@@ -102,7 +102,8 @@ def _rounded(values: Sequence[float], coordinates: str) -> list[float]:
 
 def _response(think: str, answer: Any, caption: str | None = None) -> str:
     # Labels and descriptions in letters, as models write them, not as escapes (\\u00e9).
-    written = json.dumps(answer, ensure_ascii=False)
+    # A tag in them would end the answer; JSON reads the escaped slash as a slash.
+    written = json.dumps(answer, ensure_ascii=False).replace('</', r'<\/')
     text = f'<think>{think}</think>\n<answer>{written}</answer>'
     return text if caption is None else f'{text}\n<caption>{caption}</caption>'
 

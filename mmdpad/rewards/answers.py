@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class AnswerReward:
         tolerance: Relative error that 'number' accepts, not negative.
 
     Raises:
-        ValueError: The measure is unknown, or the tolerance is negative.
+        ValueError: The measure is unknown, or the tolerance is negative or not finite.
     """
 
     def __init__(self, measure: str = 'vqa', tolerance: float = 0.0) -> None:
@@ -110,12 +111,13 @@ class EvidenceIoUReward:
 def check_measure(measure: str, tolerance: float) -> None:
     """
     Raises:
-        ValueError: The measure is unknown, or the tolerance is negative.
+        ValueError: The measure is unknown, or the tolerance is negative or not finite.
     """
     if measure not in MEASURES:
         raise ValueError(f'`measure` should be one of {MEASURES}, but got {measure!r}')
-    if not tolerance >= 0:
-        raise ValueError(f'`tolerance` should be a relative error, 0 or more, but got {tolerance}')
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f'`tolerance` should be a relative error, 0 or more and finite, but got '
+                         f'{tolerance}')
 
 
 def asked_answers(sample: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

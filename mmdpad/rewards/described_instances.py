@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdpad.geometry.boxes import covered_share, enlarge, overlaps
+from mmdpad.geometry.boxes import enlarge, overlaps
 from mmdpad.geometry.detections import DetectionTruth
 from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
@@ -141,9 +141,8 @@ class DescribedInstances:
             else:
                 region = boxes[number]
                 others = [box for place, box in boxes.items() if place != number]
-            if overlaps(region, scene.shape) and (
-                    self.options.region == 'target'
-                    or covered_share(region, scene.shape) <= self.options.max_region):
+            if (overlaps(region, scene.shape) if self.options.region == 'target'
+                    else self.options.allow(region, scene.shape)):
                 self.instances.append(Instance(row, parsed.objects[number].description,
                                                self._look(scene, region, others)))
         return max(counted, wanted, 1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmdpad.geometry.boxes import covered_share, enlarge, overlaps, union_box
+from mmdpad.geometry.boxes import Numbers, covered_share, enlarge, overlaps, union_box
 from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.registry import REWARDS
 from mmdpad.structures import RolloutBatch
@@ -44,9 +44,10 @@ class DiscriminativeOptions:
             objects it is the union box. If there are no objects, every response scores 0.
             'target_or_predicted' is 'predicted' for the prompts for which the data have no box, and
             'target' for the others.
-        max_region: Share of the image, in (0, 1], that a predicted region covers at most; with a
-            larger one a response scores 0. Without a limit, a region that leaves out little of the
-            image wins by chance, whatever the caption says (docs/decisions.md).
+        max_region: Share of the image, in (0, 1], that a predicted region covers at most, its
+            margin included; with a larger one a response scores 0. Without a limit, a region that
+            leaves out little of the image wins by chance, whatever the caption says
+            (docs/decisions.md).
         region_margin: The region extends beyond its box by this share of the box's width and height
             on every side, clipped to the image; not negative.
         contrast: 'image' is the whole image. 'masked' is the image with the region masked out
@@ -105,6 +106,11 @@ class DiscriminativeOptions:
             raise ValueError(f"`combine` should be one of {COMBINATIONS[:2]} with the form "
                              f"{self.form!r}, but got 'vote', which counts wins; set "
                              f"form='binary', or another `combine`")
+
+    def allow(self, box: Numbers, shape: tuple[int, int]) -> bool:
+        """Whether a predicted box in an image of shape (height, width) may be a region."""
+        return overlaps(box, shape) and covered_share(
+            enlarge(box, self.region_margin), shape) <= self.max_region
 
 
 @REWARDS.register_module()
@@ -243,8 +249,7 @@ class DiscriminativeReward:
                   for _ in range(size)]
         boxes = [union_box([item.box for item in parsed.objects if item.box])
                  for parsed in rollout.parsed]
-        return [target or (box if box and overlaps(box, shape)
-                           and covered_share(box, shape) <= self.options.max_region else None)
+        return [target or (box if box and self.options.allow(box, shape) else None)
                 for target, box, shape in zip(targets, boxes, shapes, strict=True)]
 
     def _views(self, image: np.ndarray, box: Box, others: list[list[float]]) -> list[np.ndarray]:

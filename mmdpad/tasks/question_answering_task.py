@@ -23,6 +23,7 @@ class QuestionAnsweringTask(Task):
     """
 
     template = 'question_answering'
+    needs_targets = False
     texts = ('think', 'caption', 'answer')
 
     def __init__(self, max_objects: int = MAX_OBJECTS, template: str | None = None) -> None:

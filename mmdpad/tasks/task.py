@@ -30,6 +30,8 @@ class Task(ABC):
         several_objects: Whether an answer may have any number of objects, none included. Otherwise
             it has one.
         has_objects: Whether an answer names objects. Otherwise its ideal response needs no targets.
+        needs_targets: Whether the ideal response needs targets, if answers name objects. Otherwise
+            it names none if the data have no boxes.
         texts: What an annotation has to give, besides its targets, for an ideal response
             (:class:`mmdpad.datasets.transforms.ComposeResponse`): some of 'think', 'caption' and
             'answer'.
@@ -42,6 +44,7 @@ class Task(ABC):
     decodes_masks: bool = False
     several_objects: bool = True
     has_objects: bool = True
+    needs_targets: bool = True
     texts: tuple[str, ...] = ('think', 'caption')
 
     def __init__(self, template: str | None = None) -> None:

@@ -71,7 +71,7 @@ def test_text_vqa_and_visual_cot():
     cot = dict(COMMON, ann_file='textvqa_cot_train.jsonl')
     item, = VisualCoTDataset(**cot, split='train')
     assert keys(item, 'img_id', 'answers', 'evidence', 'question_type') == [
-        0, ('red', ), (BOX, ), 'textvqa']
+        0, TEN, (BOX, ), 'textvqa']
     assert 'empty split' in problems_of(lambda: VisualCoTDataset(**cot, split='val'))
 
 
@@ -126,6 +126,9 @@ def test_json_lines(lines):
     assert keys(plain, 'evidence', 'num_targets', 'choices', 'task') == [(), 0, None, None]
     assert keys(full, 'answer', 'num_targets', 'question_type', 'task', 'think', 'caption') == [
         '2', 2, 'count', 'vqa', 'so', 'two dogs']
+    twice, = lines(dict(answers=['B'], choices=['blue', 'red'],
+                        evidence=[[0, 0, 5, 5], [0, 0, 5, 5.0]]))
+    assert keys(twice, 'evidence', 'num_targets') == [((0, 0, 5, 5), ), 1]
     assert full['question'] == 'what? Choose one of these: (A) 1; (B) 2'
     assert len(lines(*[{}] * 9, num_samples=4)) == 4
 
@@ -136,10 +139,11 @@ def test_every_problem_of_json_lines_is_listed(lines):
         dict(evidence=[[5, 5, 5, 9]]), dict(evidence=[[1, 2, 3]]), dict(evidence=[[20, 0, 30, 5]]),
         dict(choices=['red']), dict(choices=['red', ' Red']), dict(choices=['blue', 'green']),
         dict(height=11, width=20), dict(texts=[' . ']), dict(image='b.png'), dict(id=0),
-        dict(question_type=3), dict(caption='<answer>')))
+        dict(question_type=3), dict(caption='<answer>'), dict(other_boxes=[[20, 0, 30, 5]]),
+        dict(answers=['cup'], choices=['a cup', 'the cup'])))
     count = {kind: len(messages) for kind, messages in found.items()}
     assert count == {
-        'wrong annotation': 10, 'box outside': 1, 'answer not among choices': 1,
+        'wrong annotation': 10, 'box outside': 2, 'answer not among choices': 2,
         'wrong image size': 1, 'empty question': 1, 'missing image': 1, 'duplicate id': 1}
     assert "should contain the answer 'red'" in found['answer not among choices'][0]
 
@@ -174,6 +178,7 @@ def copied(tmp_path):
 @pytest.mark.parametrize('edit, kind', [
     (lambda c: c['1'].update(width=21), 'wrong image size'),
     (lambda c: c.pop('1'), 'no scene graph'),
+    (lambda c: c['1'].update(objects=[]), 'unknown object'),
     (lambda c: c['1']['objects'].pop('100'), 'unknown object')])
 def test_problems_of_scene_graphs(copied, edit, kind):
     kwargs = copied(GQA, 'val_sceneGraphs.json', edit)
@@ -206,7 +211,12 @@ def test_an_object_of_a_scene_graph_without_area_is_no_evidence(copied):
      'dataset_v7w_telling.json', lambda c: c['images'][0].pop('filename'), 'missing key'),
     (Visual7WDataset, dict(COMMON, ann_file='dataset_v7w_telling.json', split='val'),
      'dataset_v7w_telling.json', lambda c: c['images'][0]['qa_pairs'][0].pop('answer'),
-     'missing key')])
+     'missing key'),
+    (Visual7WDataset, dict(COMMON, ann_file='dataset_v7w_telling.json', split='val'),
+     'dataset_v7w_telling.json', lambda c: c['images'][0]['qa_pairs'][0].update(qa_id='x'),
+     'wrong annotation'),
+    (Visual7WDataset, dict(COMMON, ann_file='dataset_v7w_pointing.json', split='val'),
+     'dataset_v7w_pointing.json', lambda c: c['boxes'][1].update(x=20), 'box outside')])
 def test_problems_of_published_formats(copied, build, kwargs, name, edit, kind):
     changed = copied(kwargs, name, edit)
     assert set(problems_of(lambda: build(**changed))) == {kind}

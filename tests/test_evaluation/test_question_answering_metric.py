@@ -49,14 +49,22 @@ def evaluate(samples, **options):
 def test_numbers_by_hand():
     found, _ = evaluate(SAMPLES)
     wanted = dict(
-        accuracy=100 * 4 / 6, accuracy_color=100, accuracy_thing=0, evidence_iou=100 * 2 / 5,
-        evidence_recall=100 * 3 / 7, evidence_accuracy=100 * 2 / 5,
+        accuracy=100 * 4 / 6, accuracy_of_color=100, accuracy_of_thing=0,
+        evidence_iou=100 * 2 / 5, evidence_recall=100 * 3 / 7, evidence_accuracy=100 * 2 / 5,
         accuracy_given_right_evidence=50, accuracy_given_wrong_evidence=100 * 2 / 3,
         grounded_accuracy=20, no_evidence_rate=1 / 4, parse_failure_rate=1 / 6, truncated_rate=0,
         reasoning_tokens=4, caption_tokens=2, n=6, n_evidence=5, failed_missing_key=1)
     numbers = {name.removeprefix('vqa/'): value for name, value in found.items()}
     low, high = numbers.pop('accuracy_low'), numbers.pop('accuracy_high')
     assert numbers == pytest.approx(wanted) and low < numbers['accuracy'] < high
+
+
+def test_no_type_of_question_hides_another_metric():
+    kinds = ('low', 'high', 'given_right_evidence')
+    found, _ = evaluate([sample(0, 'red', [FOUND_A], (A, )),
+                         *(sample(i, 'x', [], (), kind=kind) for i, kind in enumerate(kinds, 1))])
+    assert found['vqa/accuracy_given_right_evidence'] == 100 and found['vqa/accuracy_high'] > 0
+    assert [found[f'vqa/accuracy_of_{kind}'] for kind in kinds] == [0, 0, 0]
 
 
 def test_evidence_is_right_above_the_threshold():

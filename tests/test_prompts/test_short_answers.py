@@ -9,6 +9,7 @@ from mmdpad.prompts import (
     vqa_accuracy,
     with_choices,
 )
+from mmdpad.prompts.short_answers import is_match
 
 
 @pytest.mark.parametrize('text, wanted', [
@@ -49,9 +50,16 @@ def test_fewer_than_four_answers_need_one_match():
 @pytest.mark.parametrize('text, wanted', [
     ('42', 42), ('$1,234.50', 1234.5), ('-3', -3), ('two dogs', 2), ('none', 0), ('17%', 17),
     ('.5', .5), ('3 or 4', None), ('', None), ('many', None), ('two or three', None),
-    ('9' * 400, None), ('two.', 2), ('4.', 4)])
+    ('9' * 400, None), ('two.', 2), ('4.', 4), ('T-34', 34), ('at -3', -3), ('x+2', 2)])
 def test_the_only_number_in_a_text(text, wanted):
     assert read_number(text) == wanted
+
+
+def test_what_normalization_leaves_empty_is_compared_as_it_is():
+    assert [is_match(text, ['A']) for text in ('a', ' A ', 'the', '.', '?', '')] == [
+        True, True, False, False, False, False]
+    assert [vqa_accuracy(text, ['A']) for text in ('a', '!')] == [1, 0]
+    assert [read_choice(text, ['x', 'A']) for text in ('?', 'the', 'a')] == [None, None, 1]
 
 
 CHOICES = ['a cup.', 'The jug', 'D', 'two cups']

@@ -61,7 +61,8 @@ def test_a_question_without_answers_is_an_error():
         AnswerReward()(rollout_of([make_sample()], answer('x')))
     for arguments, problem in ((dict(measure='bleu'), "one of .* but got 'bleu'"),
                                (dict(tolerance=-1), '0 or more'),
-                               (dict(tolerance=math.nan), '0 or more')):
+                               (dict(tolerance=math.nan), '0 or more'),
+                               (dict(tolerance=math.inf), 'and finite')):
         with pytest.raises(ValueError, match=problem):
             AnswerReward(**arguments)
 

@@ -123,6 +123,14 @@ def test_a_predicted_region_above_the_limit_scores_nothing(score):
     assert not any(map(math.isnan, score(rollout, max_region=0.01)[1]))  # the data's box
 
 
+def test_the_margin_counts_toward_the_limit(score):
+    """With half its width on each side, a box of 3 of 10 columns in the middle covers 6."""
+    rollout = stripes([answer(box=(4, 0, 7, 4))])
+    options = dict(region='predicted', region_margin=0.5)
+    found = [score(rollout, max_region=limit, **options)[1][0] for limit in (0.5, 0.6)]
+    assert [math.isnan(value) for value in found] == [True, False]
+
+
 @pytest.mark.parametrize('options, problem', [
     (dict(max_region=0), 'share of the image'), (dict(max_region=1.1), 'share of the image'),
     (dict(per_instance=True, region='target_or_predicted'), 'with `per_instance`')])

@@ -24,9 +24,9 @@ class ComposeResponse(BaseTransform):
     Required keys: ``response``, a complete text, which is used unchanged, coordinates included; or
     what :meth:`mmdpad.tasks.Task.compose` of the item's ``task`` writes: the task's ``texts``
     (``think``, ``caption``, ``answer``) and, if its answers name objects, ``model_boxes`` and
-    ``model_shape``; of these objects, if the item has them, also ``model_points``, the labels
-    (``model_labels``, which are among ``class_labels``, whose names are ``classes``) and
-    ``descriptions``, a list. Added keys: ``response`` and
+    ``model_shape`` (an answer in words may do without); of these objects, if the item has them,
+    also ``model_points``, the labels (``model_labels``, which are among ``class_labels``, whose
+    names are ``classes``) and ``descriptions``, a list. Added keys: ``response`` and
     ``response_coordinates``, the argument ``coordinates``.
 
     Args:
@@ -76,6 +76,8 @@ class ComposeResponse(BaseTransform):
 
     def _objects(self, results: dict, task: Task) -> list[AnsweredObject]:
         """The targets in the coordinates that the policy writes."""
+        if 'model_boxes' not in results and not task.needs_targets:
+            return []
         require(results, type(self).__name__, 'model_boxes',
                 *(['model_points'] if task.decodes_masks else []))
         boxes, points = results['model_boxes'], results.get('model_points')

@@ -30,7 +30,7 @@ class QuestionAnsweringMetric(BaseMetric):
 
     Metrics (prefix ``vqa``), in percent unless stated otherwise:
 
-    - ``accuracy`` by ``measure``, and ``accuracy_<type>`` for each type of question in the data;
+    - ``accuracy`` by ``measure``, and ``accuracy_of_<type>`` for each type of question in the data;
     - over the questions whose evidence the data know, in pixels of the original image:
       ``evidence_iou`` (:class:`mmdpad.rewards.EvidenceIoUReward`), ``evidence_recall``, the share
       of all boxes of evidence that the answer's boxes match with an IoU above ``threshold``, and

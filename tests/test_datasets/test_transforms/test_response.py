@@ -80,6 +80,20 @@ def test_the_task_of_an_item_decides_what_is_composed():
               if key != 'model_points'})
 
 
+def test_an_answer_in_words_needs_no_boxes():
+    step = ComposeResponse(tasks=dict(qa=dict(type='QuestionAnsweringTask')),
+                           coordinates='relative_1000')
+    item = dict(think='so', caption='a star', answer='2 </answer>')
+    text = step(dict(item))['response']
+    assert text.startswith('<think>so</think>\n<answer>{"answer": "2 <\\/answer>", "evidence": []}')
+    found = step.tasks['qa'].parse(text)
+    assert (found.answer, found.objects, found.caption) == ('2 </answer>', (), 'a star')
+    boxes = step(dict(targets(), model_shape=(40, 60), **item))['response']
+    assert '"evidence": [[17, 50, 500, 1000]]' in boxes
+    with pytest.raises(DatasetError, match='model_boxes'):
+        ComposeResponse(several_objects=True)(item)
+
+
 class NumberTask(Task):
     template = 'how many {question}'
     texts = ('answer', )
