@@ -196,7 +196,7 @@ def score_captions(reward: DiscriminativeReward, dataset: Any, items: Sequence[C
     """Score items with the discriminative term, as in training.
 
     Each caption is part of an answer with the target's boxes, so the region 'predicted' is also
-    the target's.
+    the target's. A term with ``per_instance`` is checked as one about a caption of all targets.
 
     Args:
         reward: The term.
@@ -211,7 +211,8 @@ def score_captions(reward: DiscriminativeReward, dataset: Any, items: Sequence[C
     Raises:
         ValueError: The pipeline provides no targets, or no item has one.
     """
-    ranking = copy.copy(reward)
+    reward, ranking = copy.copy(reward), copy.copy(reward)
+    reward.options = replace(reward.options, per_instance=False)
     ranking.options = replace(reward.options, contrast='others')
     rows: list[dict[str, Any]] = []
     for item, wrong in progress(list(zip(items, draw_wrong(items), strict=True))):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os.path as osp
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ class ClassAnnotations:
         names: Name of each label; empty for visual grounding, where each image has phrases instead.
         counts: Label -> number of annotations.
         crowds: Whether ignored instances are crowds, as in COCO, or difficult objects, as in VOC.
-        left_out: Id of an image -> labels of annotations that mmdet leaves out.
+        left_out: Id of an image (its path where it has none) -> labels of annotations that mmdet
+            may leave out.
         federated: Id of an image -> the labels that it is known not to have, and those of which not
             every instance is marked; None if an image lacks every class without annotation.
         tree: Label -> labels of the classes above and below it, which an instance may have as well.
@@ -102,10 +104,11 @@ def read_class_annotations(dataset: BaseDataset, tree_file: str | None = None
     if hasattr(dataset, 'label_map'):
         names = _label_map(dataset)
         counts, left_out = Counter[int](), {}
-        for number, line in enumerate(_read_lines(dataset.ann_file)):
+        for line in _read_lines(dataset.ann_file):
             labels = [int(item['label']) for item in line.get('detection', {}).get('instances', ())]
             counts.update(labels)
-            left_out[number] = set(labels)
+            path = osp.join(dataset.data_prefix['img'], line['filename'])
+            left_out.setdefault(path, set()).update(labels)
         return ClassAnnotations(names, counts, left_out=left_out)
     found = label_names(dataset)
     if not found:

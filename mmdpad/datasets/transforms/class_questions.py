@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -136,7 +137,7 @@ class QuestionFromClasses(QuestionFromInstances):
         names: Mapping[int, str] = dict(enumerate(known.names))
         if 'phrases' in results:
             names, instances = _phrases(results, instances)
-        image = results.get('img_id', results.get('sample_idx'))
+        image = results.get('img_id', results['img_path'])
         asked = self._draw(known, image, instances)
         size = self.max_classes or max(len(asked), 1)
         return [self._ask(part.tolist(), names, instances, known.not_exhaustive(image))
@@ -150,8 +151,10 @@ class QuestionFromClasses(QuestionFromInstances):
         targets = {instance['bbox_label'] for instance in instances if not instance['ignore_flag']}
         absent = known.absent(image, present)
         if self.negatives == 'all':
-            return sorted({*present, *absent, *known.not_exhaustive(image)})
-        rng = np.random.default_rng((self.seed, crc32(str(image).encode())))
+            return sorted({*present, *absent, *known.not_exhaustive(image),
+                           *known.left_out.get(image, ())})
+        name = str(image) if not isinstance(image, str) else Path(image).stem
+        rng = np.random.default_rng((self.seed, crc32(name.encode())))
         number = (math.ceil(self.negatives * max(len(targets), 1))
                   if isinstance(self.negatives, float) else int(self.negatives))
         weights = None

@@ -126,11 +126,14 @@ def test_an_image_with_a_box_that_mmdet_leaves_out_does_not_lack_its_class(tmp_p
         content['annotations'][2]['bbox'][2:] = [0.5, 8]
         content['annotations'][4]['bbox'] = [100, 3, 10, 10]
 
-    dataset = build(coco(tmp_path, change=shrink), negatives='all')
-    assert asked(dataset)[0].class_labels == (0, 2, 3, 4)
+    dataset = build(coco(tmp_path, change=shrink), negatives=9)
+    assert set(asked(dataset)[0].class_labels) == {0, 2, 3, 4}
     assert len(told) == 1 and re.search(
         r'2 annotation\(s\) of .*coco.json are left out, as always in mmdet: '
         r'3 \(box of 0.5 x 8 pixels, area 100\), 5 \(outside the image\)$', told[0])
+    # An evaluation asks, since its annotation file has the box.
+    dataset = build(coco(tmp_path / 'all', change=shrink), negatives='all')
+    assert asked(dataset)[0].class_labels == (0, 1, 2, 3, 4)
 
 
 def test_a_class_with_a_crowd_only_is_no_negative_but_evaluated(tmp_path):
@@ -205,6 +208,12 @@ def test_odvg_for_detection(tmp_path):
     sample, = asked(built)
     assert sample.classes == ('person', 'dog') and built.metainfo['classes'] == ('person', 'dog')
     assert sample.model_targets.labels.tolist() == [0, 0, 1]
+    path = tmp_path / 'odvg.jsonl'
+    line = json.loads(path.read_text())
+    line['detection']['instances'][2]['bbox'] = [5, 5, 5.5, 9]  # mmdet leaves it out
+    path.write_text(json.dumps(line) + '\n')
+    source = FILES['write_odvg'](tmp_path / 'other', True) | dict(data_root=str(tmp_path))
+    assert asked(build(source, negatives=9))[0].classes == ('person', )
 
 
 def test_odvg_for_grounding(tmp_path):
