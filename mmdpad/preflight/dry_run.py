@@ -339,7 +339,7 @@ def _check_checkpoints(config: Config, nodes: list[Node]) -> Iterator[str]:
 def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator[str]:
     """Compare the estimated memory with the available GPUs, and a checkpoint with the disk."""
     policy = (config.get('model') or {}).get('policy')
-    if not _is(policy, VLMReasoningHead, nodes):
+    if not _is(policy, VLMReasoningHead, nodes) or not find_tasks(config.model):
         return
     try:
         cost = read_config_cost(config)

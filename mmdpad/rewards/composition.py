@@ -208,6 +208,7 @@ class RewardComposition:
         self.weights: dict[str, float] = {}
         self.tasks: dict[str, Sequence[str] | None] = {}
         self._given: tuple[Any, Any] | None = None
+        self._item_tasks: list[str | None] | None = None  # of the data set in `_given`
         self._state: dict[str, Any] = {}
         for name, config in terms.items():
             place = Place.of(config)
@@ -253,7 +254,7 @@ class RewardComposition:
                 a metric.
             dataset: The training data; None where there are none.
         """
-        self._given = model, dataset
+        self._given, self._item_tasks = (model, dataset), None
         for name, term in self.terms.items():
             self._prepare(name, term, self.tasks[name])
 
@@ -264,10 +265,12 @@ class RewardComposition:
         known = getattr(model, 'tasks', None)
         check_tasks(name, tasks, known)
         if tasks is not None and hasattr(dataset, 'get_data_info'):
-            default = next(iter(known), None) if known else None
-            dataset = Subset(dataset, [
-                number for number in range(len(dataset))
-                if (dataset.get_data_info(number).get('task') or default) in tasks])
+            if self._item_tasks is None:
+                default = next(iter(known), None) if known else None
+                self._item_tasks = [dataset.get_data_info(number).get('task') or default
+                                    for number in range(len(dataset))]
+            dataset = Subset(dataset, [number for number, task in enumerate(self._item_tasks)
+                                       if task in tasks])
             if not len(dataset):
                 raise ValueError(f'The reward term {name!r} is for {", ".join(tasks)}, but the '
                                  f'training data have no question of such a task; leave the term '

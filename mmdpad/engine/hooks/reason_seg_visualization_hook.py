@@ -35,8 +35,8 @@ class ReasonSegVisualizationHook(Hook):
     processes only the first draws, and only samples that it evaluates itself; ``test_out_dir`` gets
     every answer of each process.
 
-    Models other than :class:`ReasoningSegmentor` and samples without ground-truth masks are
-    skipped.
+    Models other than :class:`ReasoningSegmentor` are skipped, and so are samples without
+    ground-truth masks and answers without masks.
 
     Args:
         number: How many samples; 0 for none.

@@ -13,7 +13,7 @@ from mmdpad.utils import read_jsonl
 
 @pytest.fixture
 def mixed_config(tiny_config):
-    one = tiny_config.train_dataloader.dataset
+    one = dict(tiny_config.train_dataloader.dataset, num_samples=1)  # of each in every batch
     tiny_config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[
         dict(one, task='single'), dict(one, task='several', several_objects=True)])
     tiny_config.model.policy.prompt_template = 'default'
