@@ -102,7 +102,7 @@ class NumberTask(Task):
     def parse(self, text):
         raise NotImplementedError
 
-    def compose(self, think, objects, caption=None, answer=None):
+    def compose(self, think, objects, caption=None, answer=None, coordinates='pixels'):
         return f'{think}|{objects}|{caption}|{answer}'
 
 
