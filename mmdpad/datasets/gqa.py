@@ -98,12 +98,16 @@ class GQADataset(QuestionAnsweringDataset):
                 f'both files of one split', 'no scene graph') from error
         named: Any = ()
         annotations = content.get('annotations') or {}
-        for part in self.evidence.split('_or_'):
-            named = named or list(dict.fromkeys((annotations.get(part) or {}).values()))
+        try:
+            for part in self.evidence.split('_or_'):
+                named = named or list(dict.fromkeys((annotations.get(part) or {}).values()))
+        except (TypeError, AttributeError) as error:
+            raise wrong_field(where, 'annotations', 'an object with the ids of objects in '
+                              '`answer` and `question`', annotations) from error
         boxes = []
         for number in named:
-            found = objects.get(str(number))
             try:
+                found = objects.get(str(number))
                 x, y, width, height = (found[key] for key in 'xywh')
                 boxes.append([x, y, x + width, y + height])
             except (TypeError, KeyError, AttributeError) as error:

@@ -50,8 +50,11 @@ class Visual7WDataset(QuestionAnsweringDataset):
         images = content.get('images') if isinstance(content, dict) else None
         if not isinstance(images, list):
             raise wrong_field(self.ann_file, 'images', 'a list', images)
-        boxes = {box['box_id']: box for box in content.get('boxes') or ()
-                 if isinstance(box, dict) and 'box_id' in box}
+        listed = content.get('boxes') or []
+        if not isinstance(listed, list):
+            raise wrong_field(self.ann_file, 'boxes', 'a list', listed)
+        boxes = {box['box_id']: box for box in listed
+                 if isinstance(box, dict) and isinstance(box.get('box_id'), (int, str))}
         for number, image in enumerate(images):
             try:
                 if image['split'] != self.split:

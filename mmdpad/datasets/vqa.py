@@ -118,5 +118,8 @@ def _entries(content: Any, name: str, path: str,
         if lacks:
             yield DatasetError(f'`{name}[{number}]` of {path} lacks {", ".join(map(repr, lacks))}; '
                                'use a split with answers, or remove the entry', 'missing key')
+        elif not isinstance(entry['question_id'], (int, str)):
+            yield wrong_field(path, f'{name}[{number}].question_id', 'an integer or a text',
+                              entry['question_id'])
         else:
             yield entry
