@@ -151,6 +151,7 @@ OTHER_POLICIES = dict(
     qwen3_5_9b=('Qwen3.5-9B', 832, 'qwen3_5'),
     qwen3_5_35b_a3b_lora=('Qwen3.5-35B-A3B', 832, 'qwen3_5_moe'),
     glm4_1v9b=('GLM-4.1V-9B-Thinking', 840, 'glm4v'),
+    glm4_5v_lora=('GLM-4.5V', 840, 'glm4v_moe'),
     internvl3_5_8b=('InternVL3_5-8B-HF', 896, 'internvl'),
     lfm2_5vl3b=('LFM2.5-VL-3B', 1024, 'lfm2_vl'))
 

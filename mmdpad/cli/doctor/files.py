@@ -77,6 +77,7 @@ PLACES = (
     _policy('Qwen3.5-9B', 'qwen3_5_9b_reasonseg.py'),
     _policy('Qwen3.5-35B-A3B', 'qwen3_5_35b_a3b_lora_reasonseg.py'),
     _policy('GLM-4.1V-9B-Thinking', 'glm4_1v9b_reasonseg.py', 'zai-org'),
+    _policy('GLM-4.5V', 'glm4_5v_lora_reasonseg.py', 'zai-org'),
     _policy('InternVL3_5-8B-HF', 'internvl3_5_8b_reasonseg.py', 'OpenGVLab'),
     _policy('LFM2.5-VL-3B', 'lfm2_5vl3b_reasonseg.py', 'LiquidAI'),
     Place('checkpoints/sam_vit_h_4b8939.pth', 'SAM, which decodes the masks unless a config names '

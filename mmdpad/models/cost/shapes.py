@@ -187,7 +187,7 @@ def read_policy_config(pretrained: str) -> tuple[Any, str]:
 def _published_config(name: str) -> Any:
     kind, hidden, intermediate, layers, heads, kv_heads, tied, tower, *more = PUBLISHED[name]
     vocabulary = 151936
-    if kind == 'glm4v':
+    if kind in ('glm4v', 'glm4v_moe'):
         vocabulary = 151552
     elif kind in ('qwen2_vl', 'qwen2_5_vl') and not tied:
         vocabulary = 152064
@@ -274,6 +274,13 @@ PUBLISHED: dict[str, tuple] = {
     'Qwen3-VL-235B-A22B': ('qwen3_vl_moe', 4096, 12288, 94, 64, 4, False, _LARGE_TOWER_3,
                            dict(_EXPERTS, head_dim=128, moe_intermediate_size=1536)),
     'GLM-4.1V-9B': ('glm4v', 4096, 13696, 40, 32, 2, False, _TOWER_GLM),
+    # Its tower as transformers has it by default.
+    'GLM-4.5V': ('glm4v_moe', 4096, 10944, 46, 96, 8, False, _TOWER_GLM,
+                 dict(head_dim=128, moe_intermediate_size=1408, n_routed_experts=128,
+                      num_experts_per_tok=8, n_shared_experts=1, first_k_dense_replace=1,
+                      rope_parameters=dict(rope_type='default', rope_theta=1e4,
+                                           mrope_section=[8, 12, 12],
+                                           partial_rotary_factor=0.5))),
     'InternVL3_5-1B': ('internvl', 1024, 3072, 28, 16, 8, False, _TOWER_INTERNVL),
     'InternVL3_5-2B': ('internvl', 2048, 6144, 28, 16, 8, False, _TOWER_INTERNVL),
     'InternVL3_5-4B': ('internvl', 2560, 9728, 36, 32, 8, False, _TOWER_INTERNVL),
