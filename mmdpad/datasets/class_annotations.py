@@ -103,7 +103,8 @@ def read_class_annotations(dataset: BaseDataset, tree_file: str | None = None
         return ClassAnnotations(())
     if hasattr(dataset, 'label_map'):
         names = _label_map(dataset)
-        counts, left_out = Counter[int](), {}
+        counts = Counter[int]()
+        left_out: dict[Any, set[int]] = {}
         for line in _read_lines(dataset.ann_file):
             labels = [int(item['label']) for item in line.get('detection', {}).get('instances', ())]
             counts.update(labels)
