@@ -3,25 +3,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.evaluator import BaseMetric
-from mmengine.logging import print_log
 
 from mmdpad.evaluation.bootstrap import bootstrap_ratios, percentile_interval
 from mmdpad.evaluation.provenance import published
-from mmdpad.evaluation.results import UNKNOWN, in_order, write_result
+from mmdpad.evaluation.results import UNKNOWN, in_order
 from mmdpad.evaluation.scoring import identify
 from mmdpad.evaluation.summary import BOOTSTRAP, Row
 from mmdpad.geometry.detections import DetectionMatcher, DetectionTruth
 from mmdpad.registry import METRICS
 from mmdpad.structures import ParseFailure
 
-from .reason_seg_metric import default_out_file
+from .result_file import ResultFileMetric
 
 # Name of a metric -> what an image adds to its numerator and denominator.
 _MEASURES: dict[str, Callable[[Mapping[str, float]], tuple[float, float]]] = dict(
@@ -39,7 +36,7 @@ _MEASURES: dict[str, Callable[[Mapping[str, float]], tuple[float, float]]] = dic
 
 
 @METRICS.register_module()
-class DetectionMetric(BaseMetric):
+class DetectionMetric(ResultFileMetric):
     """Scores the boxes and labels of each answer at one IoU threshold, without their scores.
 
     Boxes and targets of a label are matched one to one
@@ -90,16 +87,11 @@ class DetectionMetric(BaseMetric):
     def __init__(self, threshold: float = 0.5, out_file: str | None = None, table: int = 20,
                  collect_device: str = 'cpu', prefix: str | None = None,
                  collect_dir: str | None = None) -> None:
-        super().__init__(collect_device, prefix, collect_dir)
         if not 0 <= threshold < 1:
             raise ValueError(f'`threshold` should be an IoU in [0, 1), but got {threshold}')
-        if out_file is not None and not out_file.endswith('.jsonl'):
-            raise ValueError(f'`out_file` should end in .jsonl (a .json is written beside it), but '
-                             f'got {out_file!r}')
+        super().__init__(out_file, collect_device, prefix, collect_dir)
         self.threshold = threshold
-        self.out_file = out_file
         self.table = table
-        self.summary: dict[str, Any] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score samples in the form of ``DetDataSample.to_dict()``: ``classes``, ``class_labels``
@@ -121,15 +113,8 @@ class DetectionMetric(BaseMetric):
             protocol=protocol, metrics=metrics, intervals=intervals,
             bootstrap=dict(BOOTSTRAP, method='percentile, over images'), classes=classes,
             provenance=known.get('provenance', UNKNOWN))
-        out_file = self.out_file or default_out_file(self.prefix)
-        where = out_file and write_result(out_file, rows, summary)
-        print_log(f'{self.prefix} protocol: {protocol}; samples: '
-                  f'{where or "not written: no log file and no `out_file`"}\n'
-                  f'{format_classes(classes, self.table)}', logger='current', level=logging.INFO)
-        self.summary = dict(summary, samples=where)
-        return dict(metrics, **{
-            f'{name}_{end}': value for name in ('f1', 'precision', 'recall') if name in intervals
-            for end, value in zip(('low', 'high'), intervals[name], strict=True)})
+        return self.finish(rows, summary, ('f1', 'precision', 'recall'),
+                           '\n' + format_classes(classes, self.table))
 
 
 def score_detections(sample: dict, threshold: float) -> Row:

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.evaluator import BaseMetric
-from mmengine.logging import print_log
-
 from mmdpad.evaluation.provenance import published
-from mmdpad.evaluation.results import in_order, summarize_result, write_result
+from mmdpad.evaluation.results import in_order, summarize_result
 from mmdpad.evaluation.scoring import identify
 from mmdpad.evaluation.summary import Row
 from mmdpad.geometry.targets import covered_pixels
@@ -19,13 +15,13 @@ from mmdpad.registry import METRICS
 from mmdpad.rewards.answers import asked_answers, check_measure, score_answer, score_evidence
 from mmdpad.structures import ParseFailure
 
-from .reason_seg_metric import default_out_file
+from .result_file import ResultFileMetric
 
 FAILED_ANSWERS = 'accuracy 0, evidence IoU 0'
 
 
 @METRICS.register_module()
-class QuestionAnsweringMetric(BaseMetric):
+class QuestionAnsweringMetric(ResultFileMetric):
     """Scores answers in words and their evidence (:class:`mmdpad.tasks.QuestionAnsweringTask`).
 
     Metrics (prefix ``vqa``), in percent unless stated otherwise:
@@ -75,16 +71,11 @@ class QuestionAnsweringMetric(BaseMetric):
     def __init__(self, measure: str = 'vqa', tolerance: float = 0.0, threshold: float = 0.5,
                  out_file: str | None = None, collect_device: str = 'cpu',
                  prefix: str | None = None, collect_dir: str | None = None) -> None:
-        super().__init__(collect_device, prefix, collect_dir)
         check_measure(measure, tolerance)
         if not 0 <= threshold < 1:
             raise ValueError(f'`threshold` should be an IoU in [0, 1), but got {threshold}')
-        if out_file is not None and not out_file.endswith('.jsonl'):
-            raise ValueError(f'`out_file` should end in .jsonl (a .json is written beside it), but '
-                             f'got {out_file!r}')
+        super().__init__(out_file, collect_device, prefix, collect_dir)
         self.options = dict(measure=measure, tolerance=tolerance, threshold=threshold)
-        self.out_file = out_file
-        self.summary: dict[str, Any] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score samples in the form of ``DetDataSample.to_dict()``: ``answers`` and ``evidence`` as
@@ -102,14 +93,7 @@ class QuestionAnsweringMetric(BaseMetric):
         known = published()
         protocol = dict(self.options, failed_samples=FAILED_ANSWERS, **known.get('protocol', {}))
         summary = summarize_result(rows, protocol, known.get('provenance'))
-        out_file = self.out_file or default_out_file(self.prefix)
-        where = out_file and write_result(out_file, rows, summary)
-        print_log(f'{self.prefix} protocol: {protocol}; samples: '
-                  f'{where or "not written: no log file and no `out_file`"}', logger='current',
-                  level=logging.INFO)
-        self.summary = dict(summary, samples=where)
-        low, high = summary['intervals']['accuracy']
-        return dict(summary['metrics'], accuracy_low=low, accuracy_high=high)
+        return self.finish(rows, summary, ('accuracy', ))
 
 
 def score_question(sample: dict, measure: str, tolerance: float, threshold: float) -> Row:

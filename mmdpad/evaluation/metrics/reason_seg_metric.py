@@ -3,24 +3,21 @@
 
 from __future__ import annotations
 
-import logging
-import os.path as osp
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.logging import MMLogger, print_log
-
-from mmdpad.evaluation.provenance import published, trained_iterations
-from mmdpad.evaluation.results import in_order, summarize_result, write_result
+from mmdpad.evaluation.provenance import published
+from mmdpad.evaluation.results import in_order, summarize_result
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
 from mmdpad.geometry.mask_iou import check_ignore_regions
 from mmdpad.registry import METRICS
 
 from .ignore_regions import IgnoreRegionsMetric
+from .result_file import ResultFileMetric
 
 
 @METRICS.register_module()
-class ReasonSegMetric(IgnoreRegionsMetric):
+class ReasonSegMetric(IgnoreRegionsMetric, ResultFileMetric):
     """Scores each answer's mask against the target; no sample is ever left out.
 
     Metrics (prefix ``reasonseg``):
@@ -89,15 +86,10 @@ class ReasonSegMetric(IgnoreRegionsMetric):
                  collect_device: str = 'cpu',
                  prefix: str | None = None,
                  collect_dir: str | None = None) -> None:
-        super().__init__(collect_device, prefix, collect_dir)
         check_ignore_regions(ignore_regions)
-        if out_file is not None and not out_file.endswith('.jsonl'):
-            raise ValueError(f'`out_file` should end in .jsonl (a .json is written beside it), but '
-                             f'got {out_file!r}')
+        super().__init__(out_file, collect_device, prefix, collect_dir)
         self.ignore_regions = ignore_regions
-        self.out_file = out_file
         self.save_masks = save_masks
-        self.summary: dict[str, Any] | None = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score samples in the form of ``DetDataSample.to_dict()``: ``gt_instances``,
@@ -114,23 +106,4 @@ class ReasonSegMetric(IgnoreRegionsMetric):
         protocol = dict(ignore_regions=self.ignore_regions, failed_samples=FAILED_SAMPLES,
                         **known.get('protocol', {}))
         summary = summarize_result(rows, protocol, known.get('provenance'))
-        out_file = self.out_file or default_out_file(self.prefix)
-        where = out_file and write_result(out_file, rows, summary)
-        print_log(f'{self.prefix} protocol: {protocol}; samples: '
-                  f'{where or "not written: no log file and no `out_file`"}', logger='current',
-                  level=logging.INFO)
-        self.summary = dict(summary, samples=where)
-        return dict(summary['metrics'], **{
-            f'{name}_{end}': value for name in ('giou', 'ciou')
-            for end, value in zip(('low', 'high'), summary['intervals'][name], strict=True)})
-
-
-def default_out_file(prefix: str) -> str | None:
-    """A path next to the current run's log file, with the number of trained iterations, if any."""
-    files = [handler.baseFilename for handler in MMLogger.get_current_instance().handlers
-             if isinstance(handler, logging.FileHandler)]
-    if not files:
-        return None
-    iterations = trained_iterations()
-    suffix = f'_iter_{iterations}' if iterations else ''
-    return osp.join(osp.dirname(files[0]), f'{prefix}{suffix}.jsonl')
+        return self.finish(rows, summary, ('giou', 'ciou'))
