@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mmdpad.geometry.boxes import overlaps
 from mmdpad.geometry.masks import is_coordinate
 from mmdpad.prompts.template import normalize_question
 
@@ -75,11 +76,21 @@ def check_inside(boxes: Sequence[Sequence[float]], where: Where, height: int, wi
     Raises:
         DatasetError: One lies outside.
     """
-    for i, (x1, y1, x2, y2) in enumerate(boxes):
-        if not (x1 < width and y1 < height and x2 > 0 and y2 > 0):
-            raise DatasetError(f'`other_boxes[{i}]` of {where} should lie in its image of '
-                               f'{width} x {height} pixels (width x height), at least partly, but '
-                               f'got {[x1, y1, x2, y2]}; correct or remove the box', 'box outside')
+    for i, box in enumerate(boxes):
+        check_box_inside(box, f'other_boxes[{i}]', where, height, width)
+
+
+def check_box_inside(box: Sequence[float], name: str, where: Where, height: int,
+                     width: int) -> None:
+    """Check that a box overlaps its image; ``name`` is that of its field.
+
+    Raises:
+        DatasetError: It lies outside.
+    """
+    if not overlaps(box, (height, width)):
+        raise DatasetError(f'`{name}` of {where} should lie in its image of {width} x {height} '
+                           f'pixels (width x height), at least partly, but got {list(box)}; '
+                           f'correct or remove the box', 'box outside')
 
 
 def parse_boxes(where: Where, content: dict) -> tuple[tuple[float, ...], ...] | None:

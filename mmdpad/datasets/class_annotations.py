@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os.path as osp
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import load
 from mmengine.logging import print_log
+
+from mmdpad.geometry.boxes import overlaps
+from mmdpad.utils import read_jsonl
 
 from .errors import SHOWN, DatasetError, find_duplicates
 
@@ -105,7 +107,7 @@ def read_class_annotations(dataset: BaseDataset, tree_file: str | None = None
         names = _label_map(dataset)
         counts = Counter[int]()
         left_out: dict[Any, set[int]] = {}
-        for line in _read_lines(dataset.ann_file):
+        for line in read_jsonl(dataset.ann_file):
             labels = [int(item['label']) for item in line.get('detection', {}).get('instances', ())]
             counts.update(labels)
             path = osp.join(dataset.data_prefix['img'], line['filename'])
@@ -161,8 +163,7 @@ def _why_left_out(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> st
         return 'ignored'
     if width < 1 or height < 1 or annotation['area'] <= 0:
         return f'box of {width:g} x {height:g} pixels, area {annotation["area"]:g}'
-    if not (max(x, 0) < min(x + width, image['width'])
-            and max(y, 0) < min(y + height, image['height'])):
+    if not overlaps((x, y, x + width, y + height), (image['height'], image['width'])):
         return 'outside the image'
     return None
 
@@ -208,9 +209,3 @@ def _label_map(dataset: BaseDataset) -> list[str]:
                            f'{len(names) - 1}, but lacks {", ".join(missing[:SHOWN])}; number the '
                            'classes from 0', 'wrong label map')
     return [names[str(label)] for label in range(len(names))]
-
-
-def _read_lines(path: str) -> Iterator[dict]:
-    with open(path, encoding='utf-8') as file:
-        for line in file:
-            yield json.loads(line)

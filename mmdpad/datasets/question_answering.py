@@ -12,7 +12,7 @@ from typing import Any
 
 from mmdpad.prompts.short_answers import MAX_CHOICES, read_choice, with_choices
 
-from .annotation_fields import are_numbers, check_question, wrong_field
+from .annotation_fields import are_numbers, check_box_inside, check_question, wrong_field
 from .errors import DatasetError, collecting, find_duplicates
 from .images import probe_image
 from .reasoning_dataset import ReasoningDataset
@@ -223,10 +223,6 @@ def check_boxes(boxes: Any, name: str, where: str,
                 and box[0] < box[2] and box[1] < box[3]):
             raise wrong_field(where, f'{name}[{number}]', '[x1, y1, x2, y2], numbers in pixels '
                               'of the image, with x1 < x2 and y1 < y2', box)
-        if shape and not (max(box[0], 0) < min(box[2], shape[1])
-                          and max(box[1], 0) < min(box[3], shape[0])):
-            raise DatasetError(
-                f'`{name}[{number}]` of {where} should lie in its image of {shape[1]} x '
-                f'{shape[0]} pixels (width x height), at least partly, but got {list(box)}; '
-                f'correct or remove the box', 'box outside')
+        if shape:
+            check_box_inside(box, f'{name}[{number}]', where, *shape)
     return tuple(dict.fromkeys(tuple(map(float, box)) for box in boxes))

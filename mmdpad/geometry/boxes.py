@@ -75,7 +75,7 @@ def union_box(boxes: Sequence[Sequence[float]]) -> Box | None:
     return min(left), min(top), max(right), max(bottom)
 
 
-def overlaps(box: Sequence[float], shape: tuple[int, int]) -> bool:
+def overlaps(box: Sequence[float], shape: tuple[float, float]) -> bool:
     """Whether a box XYXY in pixels covers any area of an image of shape (height, width)."""
     x1, y1, x2, y2 = box
     return max(x1, 0) < min(x2, shape[1]) and max(y1, 0) < min(y2, shape[0])

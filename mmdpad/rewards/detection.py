@@ -62,6 +62,12 @@ class DetectedObjects:
         """The number of objects that are right or wrong."""
         return len(self.labels) - len(match.ignored)
 
+    def count_labels(self, match: DetectionMatch) -> Counter[int]:
+        """The number of objects of each label that are right or wrong, see :meth:`count`."""
+        counted = Counter(self.labels)
+        counted.subtract(self.matcher.labels[i] for i in match.ignored)
+        return counted
+
 
 class DetectionReward(ABC):
     """Base of the terms about detected objects. A subclass scores one answer in :meth:`score`.
@@ -162,8 +168,7 @@ class DetectionAPReward(DetectionReward):
         values = []
         for threshold in self.thresholds:
             match = found.matcher.match(threshold)
-            counted = Counter(found.labels)
-            counted.subtract(Counter(found.matcher.labels[i] for i in match.ignored))
+            counted = found.count_labels(match)
             right = Counter(found.matcher.labels[i] for i, _, _ in match.pairs)
             classes = wanted.keys() | {label for label, count in counted.items() if count}
             values.append(float(found.usable) if not classes else sum(
@@ -194,8 +199,7 @@ class CountReward(DetectionReward):
 
     def score(self, found: DetectedObjects) -> float:
         match = found.matcher.match(self.threshold)
-        counted = Counter(found.labels)
-        counted.subtract(Counter(found.matcher.labels[i] for i in match.ignored))
+        counted = found.count_labels(match)
         wanted = Counter(found.matcher.truth.labels)
         larger = (counted | wanted).total()
         if not larger:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 
+from mmdpad.geometry.boxes import overlaps
 from mmdpad.geometry.coordinates import scale_boxes, scale_points
 from mmdpad.geometry.targets import box_from_mask, covered_pixels, points_from_mask
 from mmdpad.registry import TRANSFORMS
@@ -155,8 +156,7 @@ def check_box(box: Sequence[float], height: float, width: float, where: str) -> 
     Raises:
         DatasetError: It has none; ``where`` names the image.
     """
-    x1, y1, x2, y2 = box
-    if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
+    if not overlaps(box, (height, width)):
         raise DatasetError(
             f'A box of {where} should be (x1, y1, x2, y2) with x1 < x2 and y1 < y2 in the image of '
             f'{width} x {height} pixels (width x height), but is {list(box)}; correct or remove it',

@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 
 from mmdpad.geometry.coordinates import scale_boxes
 from mmdpad.prompts import normalize_label
+from mmdpad.rewards.detection import asked_labels
 from mmdpad.structures import AnsweredObject
 
 
@@ -36,13 +37,11 @@ def box_instances(objects: Sequence[AnsweredObject], data_sample: Any,
         - How many objects with a box were left out.
     """
     objects = [item for item in objects if item.box is not None]
-    names = data_sample.get('classes')
-    if names is None:
+    if data_sample.get('classes') is None:
         found = dict.fromkeys(normalize_label(item.label or '') for item in objects)
         known = {name: label for label, name in enumerate(found)}
     else:
-        known = dict(zip(map(normalize_label, names), data_sample.get('class_labels'),
-                         strict=True))
+        known = asked_labels(data_sample)
     kept = [item for item in objects if normalize_label(item.label or '') in known]
     boxes = torch.tensor([item.box for item in kept], dtype=torch.float32).reshape(-1, 4)
     return InstanceData(
