@@ -130,9 +130,9 @@ def dry_run(config: Config, training: bool = True) -> tuple[list[str], list[str]
 
 
 def _describe_quantization(policy: Mapping[str, Any]) -> list[str]:
-    source, settings = check_policy(policy)
-    if settings is None:
+    if policy.get('quantization') is None:
         return []
+    source, settings = check_policy(policy)
     return ['model.policy: ' + describe_quantization(
         find_family(source).model_class, source, settings, policy.get('dtype', 'float32'))]
 

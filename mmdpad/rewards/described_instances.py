@@ -77,9 +77,9 @@ class DescribedInstances:
         divisors = []
         if options.region == 'target':
             _ = rollout.target_boxes  # raises where there are none
-        for prompt, sample in enumerate(rollout.data_samples):
-            scene = _Scene(prompt, sample, rollout.model_images[prompt],
-                           rollout.negative_boxes[prompt].tolist())
+        for prompt, (sample, negatives) in enumerate(zip(
+                rollout.data_samples, rollout.negative_boxes, strict=True)):
+            scene = _Scene(prompt, sample, rollout.model_images[prompt], negatives.tolist())
             first = prompt * rollout.group_size
             for row in range(first, first + rollout.group_size):
                 divisors.append(self._add(row, rollout.parsed[row], scene))

@@ -78,8 +78,7 @@ class CocoMetric(CocoMetricOfMMDet):
             ValueError: ``ann_file`` lacks a class that answers may name.
         """
         if self._asked and self._file is not None:
-            results = [_relabel(result, self._file, self.dataset_meta['classes'])
-                       for result in pool_images(results)]
+            results = _relabel(pool_images(results), self._file, self.dataset_meta['classes'])
             self._coco_api = _narrow(self._file, [gt for gt, _ in results],
                                      self.dataset_meta['classes'])
             self.cat_ids = self.img_ids = None  # of an earlier evaluation
@@ -113,12 +112,11 @@ def pool_images(results: Iterable[Result]) -> list[Result]:
     return list(pooled.values())
 
 
-def _relabel(result: Result, file: COCO, classes: Sequence[str]) -> Result:
-    """The result of questions about classes, with labels numbered in the order of the file's
+def _relabel(results: list[Result], file: COCO, classes: Sequence[str]) -> list[Result]:
+    """The results, those of questions about classes with labels numbered in the order of the file's
     categories, as mmdet's metric has them. (A label map may have another order.)"""
-    gt, predicted = result
-    if 'asked' not in gt:
-        return result
+    if not any('asked' in gt for gt, _ in results):
+        return results
     names = [file.cats[number]['name'] for number in file.get_cat_ids(cat_names=classes)]
     if missing := [name for name in classes if name not in names]:
         raise ValueError(
@@ -126,8 +124,9 @@ def _relabel(result: Result, file: COCO, classes: Sequence[str]) -> Result:
             f'{", ".join(map(repr, missing[:5]))} ({len(missing)} of {len(classes)}); name the '
             'file of the same data, or leave `ann_file` out')
     places = np.array([names.index(name) for name in classes], int)
-    return (dict(gt, asked=tuple(places[list(gt['asked'])].tolist())),
-            dict(predicted, labels=places[predicted['labels']]))
+    return [(dict(gt, asked=tuple(places[list(gt['asked'])].tolist())),
+             dict(predicted, labels=places[predicted['labels']]))
+            if 'asked' in gt else (gt, predicted) for gt, predicted in results]
 
 
 def _narrow(file: COCO, images: Sequence[dict], classes: Sequence[str]) -> COCO:
