@@ -38,6 +38,7 @@ DATASETS = _child('dataset', _mmdet.DATASETS, 'mmdpad.datasets.registered')
 TRANSFORMS = _child('transform', _mmdet.TRANSFORMS, 'mmdpad.datasets.transforms')
 DATA_SAMPLERS = _child('data sampler', _mmdet.DATA_SAMPLERS, 'mmdpad.datasets.samplers')
 METRICS = _child('metric', _mmdet.METRICS, 'mmdpad.evaluation')
+EVALUATOR = _child('evaluator', _mmdet.EVALUATOR, 'mmdpad.evaluation')
 HOOKS = _child('hook', _mmdet.HOOKS, 'mmdpad.engine.hooks')
 LOOPS = _child('loop', _mmdet.LOOPS, 'mmdpad.engine.runner')
 INFERENCERS = _child('inferencer', INFERENCERS_OF_MMENGINE,
@@ -55,7 +56,6 @@ OPTIM_WRAPPERS = _child('optim_wrapper', _mmdet.OPTIM_WRAPPERS)
 OPTIM_WRAPPER_CONSTRUCTORS = _child('optimizer wrapper constructor',
                                     _mmdet.OPTIM_WRAPPER_CONSTRUCTORS)
 PARAM_SCHEDULERS = _child('parameter scheduler', _mmdet.PARAM_SCHEDULERS)
-EVALUATOR = _child('evaluator', _mmdet.EVALUATOR)
 TASK_UTILS = _child('task util', _mmdet.TASK_UTILS)
 VISUALIZERS = _child('visualizer', _mmdet.VISUALIZERS)
 # Kinds that mmdet does not have.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .reason_seg_annotation import read_reasonseg_annotation
     from .reasoning_dataset import ReasoningDataset
     from .referring_seg import ReferringSegDataset
+    from .roboflow import RoboflowDataset
     from .seg_zero import SegZeroDataset
     from .seg_zero_eval import SegZeroEvalDataset
     from .visual7w import Visual7WDataset
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     'AnswerLinesDataset', 'DatasetError', 'GQADataset', 'JsonLinesDataset', 'MaskFolderDataset',
     'QuestionAnsweringDataset', 'QuestionDataset', 'ReasonSegDataset', 'ReasoningDataset',
-    'ReferringSegDataset', 'SegZeroDataset', 'SegZeroEvalDataset', 'TextVQADataset', 'VQADataset',
-    'Visual7WDataset', 'VisualCoTDataset', 'read_reasonseg_annotation', 'samplers', 'transforms'
+    'ReferringSegDataset', 'RoboflowDataset', 'SegZeroDataset', 'SegZeroEvalDataset',
+    'TextVQADataset', 'VQADataset', 'Visual7WDataset', 'VisualCoTDataset',
+    'read_reasonseg_annotation', 'samplers', 'transforms'
 ]
 __getattr__, __dir__ = late_exports(__name__, {
     'answer_lines': ('AnswerLinesDataset', 'VisualCoTDataset'),
@@ -44,6 +46,7 @@ __getattr__, __dir__ = late_exports(__name__, {
     'reason_seg_annotation': ('read_reasonseg_annotation',),
     'reasoning_dataset': ('ReasoningDataset',),
     'referring_seg': ('ReferringSegDataset',),
+    'roboflow': ('RoboflowDataset',),
     'samplers': (),
     'seg_zero': ('SegZeroDataset',),
     'seg_zero_eval': ('SegZeroEvalDataset',),

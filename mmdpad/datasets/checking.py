@@ -12,8 +12,8 @@ from mmdpad.registry import DATASETS, type_name
 from mmdpad.utils import LOADERS
 
 from .class_annotations import label_names
-from .errors import DatasetError, collecting
-from .reasoning_dataset import for_evaluation, show_names
+from .errors import DatasetError, collecting, show_names
+from .reasoning_dataset import for_evaluation
 from .transforms.questions import QuestionFromLabel
 from .wrappers import base_datasets, open_wrappers
 

@@ -68,6 +68,12 @@ def collecting(problems: list[DatasetError]) -> Iterator[None]:
         problems.append(error)
 
 
+def show_names(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ', '.join(names[:SHOWN]) + (f' and {more} more' if more > 0 else '')
+
+
 def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[DatasetError]:
     """Yield a problem for each id that occurs more than once; ``name`` names the kind of id."""
     for value, count in Counter(ids).items():

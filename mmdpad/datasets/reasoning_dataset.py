@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 
 from mmdpad.registry import DATASETS, is_kind
 
-from .errors import SHOWN, DatasetError, collecting
+from .errors import DatasetError, collecting, show_names
 from .transforms.probing import pixel_limit
 from .wrappers import change_parts
 
@@ -141,12 +141,6 @@ def for_evaluation(dataset: Any) -> Any:
         return dict(config, test_mode=True)
 
     return change_parts(dataset, change)
-
-
-def show_names(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ', '.join(names[:SHOWN]) + (f' and {more} more' if more > 0 else '')
 
 
 def _several_targets(item: dict) -> DatasetError:

@@ -167,17 +167,14 @@ def _check_passed_on(made: Any, node: Node) -> Iterator[str]:
                     yield describe_refusal(node.path, node.entry, error)
 
 
-def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _without_files(entry: Any) -> Any:
     """The entry without annotation files and discriminators, which are checked separately."""
-    made: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key == 'discriminator' and value:
-            value = dict(type='torch.nn.Identity')
-        elif isinstance(value, Mapping):
-            value = _without_files(value)
-        if key != 'ann_file':
-            made[key] = value
-    return made
+    if isinstance(entry, list):
+        return [_without_files(item) for item in entry]
+    if not isinstance(entry, Mapping):
+        return entry
+    return {key: dict(type='torch.nn.Identity') if key == 'discriminator' and value else
+            _without_files(value) for key, value in entry.items() if key != 'ann_file'}
 
 
 def _unknown_type(node: Node, key: str = 'type') -> str:

@@ -160,7 +160,8 @@ def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str
     if isinstance(evaluator, Mapping) and (parts := evaluator.get('dataset_prefixes')):
         # mmdet's MultiDatasetsEvaluator, with a metric for each data set
         prefixes |= {f'{part}/{_prefix(node)}': node.kind
-                     for part, node in zip(parts, metrics, strict=False)}
+                     for number, part in enumerate(parts) for node in metrics
+                     if node.path.split('.')[2:3] == [str(number)]}
     for path, name in _named_metrics(nodes):
         prefix, _, own = name.rpartition('/')
         if prefix not in prefixes:

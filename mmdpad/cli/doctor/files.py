@@ -109,6 +109,8 @@ PLACES = (
           f'{_GQA}/questions1.2.zip, {_GQA}/sceneGraphs.zip and {_GQA}/images.zip'),
     *(Place(f'data/coco/annotations/lvis_v1_{split}.json', 'annotations of qwen7b_ovd_lvis.py',
             'the file of that name, from lvisdataset.org') for split in ('train', 'val')),
+    Place('data/odinw', 'test data of qwen7b_ovd_odinw13.py', 'the folders of ODinW-13, as '
+          'described in mmdet\'s configs/mm_grounding_dino/dataset_prepare.md'),
     Place('data/objects365v1', 'training data of qwen7b_ovd_odvg.py', 'train, '
           'o365v1_train_odvg.json and o365v1_label_map.json, as described in mmdet\'s '
           'configs/mm_grounding_dino/dataset_prepare.md'),

@@ -17,7 +17,7 @@ from mmdpad.prompts.labels import find_clashing_labels, normalize_label
 from mmdpad.registry import TRANSFORMS
 
 from ..class_annotations import ClassAnnotations, read_class_annotations
-from ..errors import DatasetError, collecting
+from ..errors import DatasetError, collecting, show_names
 from .model_image import check_box
 from .questions import QuestionFromInstances
 from .required import missing, require
@@ -62,6 +62,8 @@ class QuestionFromClasses(QuestionFromInstances):
             proportion.
         max_classes: Most classes in a question; more are split into several questions of nearly
             equal length. None sets no limit.
+        phrases: Class -> what questions and answers call it, for names that a model cannot know
+            ('CoW': 'flat mushroom'). Others keep their names.
         tree_file: V3Det's category tree, see :func:`.read_tree`.
         seed: Of the draw, together with the image's id.
 
@@ -74,6 +76,7 @@ class QuestionFromClasses(QuestionFromInstances):
 
     def __init__(self, template: str = '{classes}', negatives: int | float | str = 1.0,
                  draw: str = 'uniform', max_classes: int | None = None,
+                 phrases: Mapping[str, str] | None = None,
                  tree_file: str | None = None, seed: int = 0) -> None:
         super().__init__(seed)
         fields = [field for _, field, _, _ in string.Formatter().parse(template)
@@ -93,22 +96,30 @@ class QuestionFromClasses(QuestionFromInstances):
         self.negatives = negatives
         self.draw = draw
         self.max_classes = max_classes
+        self.phrases = dict(phrases or {})
         self.tree_file = tree_file
 
     def read_source(self, source: BaseDataset) -> dict[str, Any]:
         """Read the data set's classes.
 
         Raises:
-            DatasetError: Names of classes are equal as labels are compared
-                (:func:`normalize_label`), or see :func:`.read_class_annotations`.
+            DatasetError: Names of classes (or their ``phrases``) are equal as labels are compared
+                (:func:`normalize_label`), ``phrases`` has an unknown class, or see
+                :func:`.read_class_annotations`.
         """
         found = read_class_annotations(source, self.tree_file)
-        if clashing := find_clashing_labels(found.names):
+        if unknown := [name for name in self.phrases if name not in found.names]:
+            raise DatasetError(
+                f'`phrases` should be about classes of {source.ann_file or source.data_root}, but '
+                f'has {", ".join(map(repr, unknown))}; its classes are '
+                f'{show_names(found.names)}', 'wrong classes')
+        if clashing := find_clashing_labels(
+                self.phrases.get(name, name) for name in found.names):
             shown = '; '.join(' = '.join(map(repr, names)) for names in clashing)
             raise DatasetError(
                 f'The classes of {source.ann_file or source.data_root} should differ in more than '
                 f'case, spaces and underscores, by which answers are not told apart, but some do '
-                f'not: {shown}; rename them or leave all but one out (`metainfo.classes`)',
+                f'not: {shown}; rename them (`phrases`) or leave all but one out (`metainfo.classes`)',
                 'clashing classes')
         return dict(class_annotations=found, classes=list(found.names) or None)
 
@@ -166,11 +177,15 @@ class QuestionFromClasses(QuestionFromInstances):
             absent) else ()
         return [int(label) for label in rng.permutation(sorted({*targets, *map(int, drawn)}))]
 
+    def _shown(self, name: str) -> str:
+        """What a question calls a class."""
+        return ' '.join(self.phrases.get(name, name).replace('_', ' ').split())
+
     def _ask(self, labels: Sequence[int], names: Mapping[int, str],
              instances: Iterable[dict[str, Any]], not_exhaustive: frozenset[int]
              ) -> dict[str, Any]:
         """The keys of a question about some labels."""
-        shown = [' '.join(names[label].replace('_', ' ').split()) for label in labels]
+        shown = [self._shown(names[label]) for label in labels]
         comma = '; ' if any(',' in name for name in shown) else ', '
         phrase = ' and '.join(filter(None, (comma.join(shown[:-1]), shown[-1])))
         text = self.template.format(classes=comma.join(shown), phrase=phrase)

@@ -7,6 +7,7 @@ import logging
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -76,7 +77,8 @@ class InDatasetOrder(Evaluator):
     dropped (samplers pad so that all processes have equally many). The results of a metric that
     does not keep exactly one per sample stay in the order of the sampler.
 
-    ``MultiDatasetsEvaluator`` has one metric for each data set, which gets the samples of that data
+    ``MultiDatasetsEvaluator`` has one metric for each data set (or several, see
+    :class:`mmdpad.evaluation.MeanDatasetsEvaluator`), which gets the samples of that data
     set only; so the data sets may have different tasks. Any further metrics, such as mmdet's
     ``DumpDetResults`` that ``tools/test.py --out`` adds, are evaluated over all data sets.
 
@@ -104,18 +106,20 @@ class InDatasetOrder(Evaluator):
         meta = self.dataset_meta
         parts = meta if isinstance(meta, Sequence) else [meta or {}] * len(names)
         sizes = parts[0].get('cumulative_sizes')
+        different = list(dict.fromkeys(names))
         if sizes is None:
             raise ValueError("MultiDatasetsEvaluator needs mmdet's ConcatDataset, whose metainfo "
                              'has `cumulative_sizes`, without `lazy_init`; use that one, '
                              'or another evaluator')
-        if not len(sizes) == len(names) <= len(self.metrics):
+        if len(sizes) != len(different) or len(names) > len(self.metrics):
             raise ValueError(f'MultiDatasetsEvaluator should have a prefix and a metric for each '
-                             f'of the {len(sizes)} data sets, but got {len(names)} '
+                             f'of the {len(sizes)} data sets, but got {len(different)} '
                              f'`dataset_prefixes` and {len(self.metrics)} `metrics`; set one '
                              f'of each for every data set')
         self._sizes = list(sizes)
-        for metric, part in zip(self.metrics, parts, strict=False):
-            metric.dataset_meta = part
+        self._owners = [different.index(name) for name in names]
+        for metric, owner in zip(self.metrics, self._owners, strict=False):
+            metric.dataset_meta = parts[owner]
 
     @property
     def metrics(self) -> list[BaseMetric]:
@@ -154,9 +158,8 @@ class InDatasetOrder(Evaluator):
         samples = [sample.to_dict() if isinstance(sample, BaseDataElement) else sample
                    for sample in data_samples]
         parts = [bisect_right(self._sizes, item) for item in batch]
-        for part, metric in enumerate(self.metrics):
-            rows = [row for row, own in enumerate(parts)
-                    if own == part or part >= len(self._sizes)]
+        for metric, owner in zip_longest(self.metrics, self._owners):
+            rows = [row for row, part in enumerate(parts) if owner in (part, None)]
             before = len(metric.results)
             if rows:
                 metric.process(select_rows(data_batch, rows, len(samples)),
@@ -166,10 +169,10 @@ class InDatasetOrder(Evaluator):
                 placed = dict(zip(rows, own, strict=True))
                 metric.results[before:] = [placed.get(row, NO_RESULT)
                                             for row in range(len(samples))]
-            elif part < len(self._sizes):
+            elif owner is not None:
                 raise ValueError(
                     f'A metric of MultiDatasetsEvaluator should keep one result for each sample, '
-                    f'but {type(metric).__name__} (data set {part + 1} of {len(self._sizes)}) kept '
+                    f'but {type(metric).__name__} (data set {owner + 1} of {len(self._sizes)}) kept '
                     f'{len(own)} for {len(rows)}; evaluate that data set by itself')
 
     def evaluate(self, size: int) -> dict[str, float]:

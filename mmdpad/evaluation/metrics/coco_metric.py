@@ -10,6 +10,8 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 
+from mmdpad.datasets.roboflow import merge_categories
+from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import METRICS
 
 Result = tuple[dict, dict]
@@ -35,6 +37,8 @@ class CocoMetric(CocoMetricOfMMDet):
       if no category of the file has the name of the data set's class ('object'), all of its
       categories count as that class.
     - ``proposal_fast`` is refused: mmdet's needs the same number of boxes in all images.
+    - Categories of the same name in ``ann_file`` are one, as in :class:`RoboflowDataset`.
+    - If no answer has any box, AP is 0; mmdet's metric has none then.
 
     COCO ranks all boxes of a class by their scores, and boxes of equal score in the order in which
     they come. Where all scores are 1, as a language model gives none of its own, AP is that of one
@@ -48,6 +52,9 @@ class CocoMetric(CocoMetricOfMMDet):
     def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:
         super().__init__(ann_file, **kwargs)
         self._file = self._coco_api
+        if self._file is not None:
+            merge_categories(self._file.dataset)
+            self._file.createIndex()
         self._asked = False
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -85,6 +92,8 @@ class CocoMetric(CocoMetricOfMMDet):
         elif self._asked and not self.format_only:
             results = [(dict(gt, img_id=number), dict(predicted, img_id=number))
                        for number, (gt, predicted) in enumerate(results)]
+        if self._asked and not self.format_only:
+            results = _with_any_box(results)
         return super().compute_metrics(results)
 
 
@@ -95,6 +104,18 @@ def mark_asked(results: list[Result], data_samples: Sequence[dict]) -> None:
                                strict=True):
         if 'class_labels' in sample:
             gt['asked'] = tuple(sample['class_labels'])
+
+
+def _with_any_box(results: list[Result]) -> list[Result]:
+    """The results; if none has a box, with one of no area, which is wrong for every class."""
+    if any(len(predicted['labels']) for _, predicted in results):
+        return results
+    (gt, predicted), *others = results
+    box: dict[str, Any] = dict(bboxes=np.zeros((1, 4)), scores=np.zeros(1),
+                               labels=np.zeros(1, int))
+    if 'masks' in predicted:
+        box['masks'] = [encode_mask(np.zeros((gt['height'], gt['width']), bool))]
+    return [(gt, dict(predicted, **box)), *others]
 
 
 def pool_images(results: Iterable[Result]) -> list[Result]:
