@@ -58,7 +58,7 @@ class AnswerLinesDataset(QuestionAnsweringDataset):
                 except DatasetError as error:
                     faults = [error]
             if faults:
-                yield from faults
+                yield DatasetError.of_entry(faults)
                 continue
             if 'task' in line:
                 extras['task'] = line['task']
@@ -97,8 +97,10 @@ class VisualCoTDataset(QuestionAnsweringDataset):
         """See :class:`QuestionAnsweringDataset`."""
         for number, (where, line) in enumerate(read_lines(self.ann_file)):
             faults = find_malformed(line, where, _VISUAL_COT_FIELDS)
-            yield from faults
-            if faults or self.split not in (None, line.get('split')):
+            if faults:
+                yield DatasetError.of_entry(faults)
+                continue
+            if self.split not in (None, line.get('split')):
                 continue
             yield AnsweredQuestion(
                 number, where, self.image_path(line['image']), line['question'],

@@ -126,6 +126,9 @@ def check_items(dataset: Any, name: str, load: int = 0,
         raise DatasetError.listing(getattr(dataset, 'where', name), problems)
     images = {dataset.get_data_info(i).get('img_path') for i in range(number)}
     report = f'ok: {number} items, {len(images)} images' + (f', {loaded} loaded' if loaded else '')
+    if bad := getattr(dataset, 'bad_entries', None):
+        report += (f'\n  note: {sum(bad.values())} bad entries are left out (`on_bad_entry`): '
+                   + ', '.join(f'{kind} ({count})' for kind, count in bad.items()))
     if names := getattr(dataset, 'no_target', ()):
         report += (f'\n  note: {len(names)} annotation(s) mark no target and '
                    + ('are scored by the protocol: ' if dataset.test_mode else

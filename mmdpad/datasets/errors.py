@@ -37,9 +37,10 @@ class DatasetError(ValueError):
 
         Args:
             where: The data set that was checked.
-            problems: At least one.
+            problems: At least one; one that occurs repeatedly is listed once.
             shown: How many problems of each kind the message shows; None for all.
         """
+        problems = list(dict.fromkeys(part for problem in problems for part in problem.problems))
         kinds: dict[str, list[DatasetError]] = {}
         for problem in problems:
             kinds.setdefault(problem.kind, []).append(problem)
@@ -51,6 +52,13 @@ class DatasetError(ValueError):
                 lines.append(f'  ... and {len(group) - shown} more')
         error = cls('\n'.join(lines), 'several')
         error.where, error.problems = where, tuple(problems)
+        return error
+
+    @classmethod
+    def of_entry(cls, problems: Sequence[DatasetError]) -> DatasetError:
+        """All problems with one entry of a file as one error."""
+        error = cls('; '.join(map(str, problems)), problems[0].kind)
+        error.problems = tuple(problems)
         return error
 
     def in_full(self) -> str:
@@ -76,7 +84,12 @@ def show_names(names: Sequence[str]) -> str:
 
 def find_duplicates(ids: Iterable[Hashable], name: str, where: str) -> Iterator[DatasetError]:
     """Yield a problem for each id that occurs more than once; ``name`` names the kind of id."""
-    for value, count in Counter(ids).items():
-        if count > 1:
-            yield DatasetError(f'{where} has {name} {value!r} {count} times; ids should differ: '
-                               'rename or remove all but one', 'duplicate id')
+    yield from duplicates_by_id(ids, name, where).values()
+
+
+def duplicates_by_id(ids: Iterable[Hashable], name: str,
+                     where: str) -> dict[Hashable, DatasetError]:
+    """The problems of :func:`find_duplicates` by id."""
+    return {value: DatasetError(
+        f'{where} has {name} {value!r} {count} times; ids should differ: rename or remove all but '
+        'one', 'duplicate id') for value, count in Counter(ids).items() if count > 1}

@@ -13,9 +13,9 @@ from typing import Any
 from mmdpad.prompts.short_answers import MAX_CHOICES, read_choice, with_choices
 
 from .annotation_fields import are_numbers, check_box_inside, check_question, wrong_field
-from .errors import DatasetError, collecting, find_duplicates
+from .errors import DatasetError, collecting, duplicates_by_id
 from .images import probe_image
-from .reasoning_dataset import ReasoningDataset
+from .reasoning_dataset import ReasoningDataset, check_on_bad_entry
 
 Boxes = Sequence[Sequence[float]]
 
@@ -73,11 +73,16 @@ class QuestionAnsweringDataset(ReasoningDataset):
         data_root: See ``ann_file``.
         data_prefix: ``dict(img_path=FOLDER)``, also relative to ``data_root``: the folder of the
             images.
+        on_bad_entry: 'error', or 'skip' to leave out questions with any of these errors, for
+            published files that have some. Their number is logged, and listed by kind as
+            ``bad_entries`` in the protocol of results. Of questions with the same id, the first is
+            kept. A file that cannot be read is an error anyway.
         **kwargs: See :class:`ReasoningDataset`.
     """
 
     def __init__(self, ann_file: str, data_root: str = '', data_prefix: dict | None = None,
-                 **kwargs: Any) -> None:
+                 on_bad_entry: str = 'error', **kwargs: Any) -> None:
+        self.on_bad_entry = check_on_bad_entry(on_bad_entry)
         super().__init__(ann_file=str(ann_file), data_root=str(data_root),
                          data_prefix=data_prefix or {}, several_objects=True, **kwargs)
 
@@ -87,8 +92,8 @@ class QuestionAnsweringDataset(ReasoningDataset):
 
     @abstractmethod
     def read_questions(self) -> Iterator[AnsweredQuestion | DatasetError]:
-        """Yield every question, or the problem with it, in the order of the file. Raise a problem
-        that prevents reading the others."""
+        """Yield every question, or all problems with it as one error, in the order of the file.
+        Raise a problem that prevents reading the others."""
 
     def read_items(self) -> Iterator[dict | DatasetError]:
         """Yield the items, in the order of :meth:`read_questions`; each image is read once."""
@@ -98,16 +103,19 @@ class QuestionAnsweringDataset(ReasoningDataset):
                 yield found
             else:
                 questions.append(found)
-        yield from find_duplicates((found.id for found in questions), 'the question id', self.where)
-        shapes: dict[str, tuple[int, int] | None] = {}
+        repeated = duplicates_by_id((found.id for found in questions), 'the question id',
+                                    self.where)
+        first: set[Any] = set()
+        shapes: dict[str, tuple[int, int] | DatasetError] = {}
         for found in questions:
             if found.image not in shapes:
                 try:
                     shapes[found.image] = probe_image(found.image, self.max_pixels)
                 except DatasetError as error:
-                    shapes[found.image] = None
-                    yield error
-            yield from make_item(found, shapes[found.image])
+                    shapes[found.image] = error
+            problems = [repeated[found.id]] if found.id in first else []
+            first.add(found.id)
+            yield make_item(found, shapes[found.image], problems)
 
     @property
     def image_folder(self) -> str:
@@ -123,15 +131,21 @@ class QuestionAnsweringDataset(ReasoningDataset):
         return str(Path(self.data_root or '') / path)
 
 
-def make_item(found: AnsweredQuestion,
-              shape: tuple[int, int] | None) -> Iterator[dict | DatasetError]:
-    """Yield the item of a question, or all problems with it.
+def make_item(found: AnsweredQuestion, probed: tuple[int, int] | DatasetError,
+              problems: Sequence[DatasetError] = ()) -> dict | DatasetError:
+    """The item of a question, or all problems with it.
 
     Args:
         found: The question.
-        shape: (height, width) of its image; None if it cannot be read, for which no item is made.
+        probed: (height, width) of its image, or the problem with that.
+        problems: Others that are known.
     """
-    problems: list[DatasetError] = []
+    problems = list(problems)
+    shape = None
+    if isinstance(probed, DatasetError):
+        problems.append(probed)
+    else:
+        shape = probed
     with collecting(problems):
         check_question(found.question, 'question', found.where)
     answers: tuple[str, ...] = ()
@@ -155,14 +169,13 @@ def make_item(found: AnsweredQuestion,
             f'{found.image} should be {found.shape[1]} x {found.shape[0]} pixels (width x height) '
             f'as {found.where} says, but is {shape[1]} x {shape[0]}; use the original image, not '
             f'resized or rotated', 'wrong image size'))
-    yield from problems
-    if problems or shape is None:
-        return
+    if problems:
+        return DatasetError.of_entry(problems)
     question = with_choices(found.question, choices) if choices else found.question
     instances = [dict(bbox=list(box), bbox_label=0, ignore_flag=0) for box in evidence]
     optional = dict(choices=choices, question_type=found.question_type,
                     other_boxes=others)
-    yield dict(
+    return dict(
         img_id=found.id, img_path=found.image, ann_path=found.where, texts=[question],
         text_index=0, question=question, is_sentence=None, answers=answers,
         answer=Counter(filter(str.strip, answers)).most_common(1)[0][0], evidence=evidence,

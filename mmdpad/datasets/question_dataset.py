@@ -13,7 +13,7 @@ from mmdpad.registry import DATASETS, TRANSFORMS, type_name
 
 from .errors import DatasetError, collecting
 from .images import probe_image
-from .reasoning_dataset import ReasoningDataset
+from .reasoning_dataset import ReasoningDataset, check_on_bad_entry
 from .referring_seg import check_text_mode
 from .transforms.loading import LoadInstanceMasks, instance_rle
 
@@ -40,6 +40,10 @@ class QuestionDataset(ReasoningDataset):
         questions: Config of :class:`mmdpad.datasets.transforms.QuestionFromExpression`,
             ``QuestionFromLabel``, ``QuestionFromPhrase`` or ``QuestionFromClasses``, or a built
             one.
+        on_bad_entry: 'error', or 'skip' to leave out questions about images that are missing,
+            broken or of another size, or with boxes without an area, and of the drawn items those
+            with broken masks. Their number is logged, and listed by kind as ``bad_entries`` in the
+            protocol of results.
         **kwargs: See :class:`ReasoningDataset`. Questions about labels, phrases and classes may
             mean several objects unless the transform prevents it: set ``several_objects=True``,
             also in the model.
@@ -52,7 +56,8 @@ class QuestionDataset(ReasoningDataset):
     """
 
     def __init__(self, source: dict | BaseDataset, questions: dict | Any,
-                 test_mode: bool = False, **kwargs: Any) -> None:
+                 test_mode: bool = False, on_bad_entry: str = 'error', **kwargs: Any) -> None:
+        self.on_bad_entry = check_on_bad_entry(on_bad_entry)
         if isinstance(source, Mapping) and not source.keys() & {'dataset', 'datasets'}:
             source = DATASETS.build(dict(dict(source, pipeline=[]),
                                          test_mode=source.get('test_mode', test_mode)))
@@ -89,31 +94,42 @@ class QuestionDataset(ReasoningDataset):
         for number in range(len(self._source)):
             info = self._source.get_data_info(number)
             for image in info.get('images', [info]):
-                for question in self._ask.list_questions(image | known):
-                    yield question if isinstance(question, DatasetError) else dict(
-                        {key: image[key] for key in ('height', 'width')
-                         if image.get(key) is not None},
-                        img_id=image.get('img_id', Path(image['img_path']).stem),
-                        img_path=image['img_path'], **question)
+                questions = self._ask.list_questions(image | known)
+                if problems := [one for one in questions if isinstance(one, DatasetError)]:
+                    yield DatasetError.of_entry(problems)
+                    continue
+                yield from (dict(
+                    {key: image[key] for key in ('height', 'width') if image.get(key) is not None},
+                    img_id=image.get('img_id', Path(image['img_path']).stem),
+                    img_path=image['img_path'], **question) for question in questions)
 
     def load_data_list(self) -> list[dict]:
         """Draw the items, then check their images and masks."""
         items = super().load_data_list()
         del self._source
         has_masks = any(isinstance(step, LoadInstanceMasks) for step in self.pipeline.transforms)
-        problems: list[DatasetError] = []
-        shapes: dict[str, tuple[int, int]] = {}  # of the intact images
+        shapes: dict[str, tuple[int, int] | DatasetError] = {}
         for item in {item['img_path']: item for item in items}.values():
-            with collecting(problems):
+            try:
                 shapes[item['img_path']] = self._check_image(item)
-        for item in items if has_masks else ():
-            if item['img_path'] in shapes:
-                for instance in item.get('instances', ()):
+            except DatasetError as error:
+                shapes[item['img_path']] = error
+        kept, bad = [], []
+        for item in items:
+            problems: list[DatasetError] = []
+            shape = shapes[item['img_path']]
+            if isinstance(shape, DatasetError):
+                problems.append(shape)
+            else:
+                for instance in item.get('instances', ()) if has_masks else ():
                     with collecting(problems):
-                        instance_rle(instance, *shapes[item['img_path']], item)
-        if problems:
-            raise DatasetError.listing(self.where, problems)
-        return items
+                        instance_rle(instance, *shape, item)
+            if problems:
+                bad.append(DatasetError.of_entry(problems))
+            else:
+                kept.append(item)
+        self.leave_out(bad, kept)
+        return kept
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """The labels of an item, for mmengine's ``ClassBalancedDataset``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ from mmengine.logging import print_log
 
 from mmdpad.registry import DATASETS, is_kind
 
-from .errors import DatasetError, collecting, show_names
+from .errors import SHOWN, DatasetError, collecting, show_names
 from .transforms.probing import pixel_limit
 from .wrappers import change_parts
+
+
+ON_BAD_ENTRY = ('error', 'skip')
 
 
 class ReasoningDataset(BaseDataset, ABC):
@@ -53,6 +57,7 @@ class ReasoningDataset(BaseDataset, ABC):
 
     METAINFO: dict = dict(classes=('object', ), ignore_regions=None)
     no_target: tuple[str, ...] = ()
+    on_bad_entry = 'error'
 
     def __init__(self, num_samples: int | None = None, sample_seed: int = 9,
                  several_objects: bool = False, test_mode: bool = False,
@@ -74,7 +79,8 @@ class ReasoningDataset(BaseDataset, ABC):
     @abstractmethod
     def read_items(self) -> Iterator[dict | DatasetError]:
         """Yield every item, or the problem with it, in an order that is the same on all machines.
-        Raise a problem that prevents reading the others."""
+        Raise a problem that prevents reading the others. (With ``on_bad_entry='skip'`` each problem
+        that is yielded is counted as one entry, see :meth:`DatasetError.of_entry`.)"""
 
     @property
     def where(self) -> str:
@@ -90,7 +96,8 @@ class ReasoningDataset(BaseDataset, ABC):
         items: list[dict] = []
         no_target: list[str] = []
         problems: list[DatasetError] = []
-        with collecting(problems):
+        fatal: list[DatasetError] = []
+        with collecting(fatal):
             for found in self.read_items():
                 if isinstance(found, DatasetError):
                     problems.append(found)
@@ -101,13 +108,14 @@ class ReasoningDataset(BaseDataset, ABC):
                 else:
                     no_target.append(str(found.get('ann_path', found['img_path'])))
                     items += [dict(found, empty_target=True)] * self.test_mode
-        if not items and not problems:
-            problems.append(DatasetError(
+        if not items and not problems + fatal:
+            fatal.append(DatasetError(
                 f'{self.where} has no items with a target, but {len(no_target)} that mark none; '
                 'annotate them' if no_target else f'{self.where} has no items; download the data '
                 'or correct the path or split', 'empty split'))
-        if problems:
-            raise DatasetError.listing(self.where, problems)
+        if fatal:
+            raise DatasetError.listing(self.where, problems + fatal)
+        self.leave_out(problems, items)
         self.no_target = tuple(dict.fromkeys(no_target))
         if no_target and not self.test_mode:
             items = [dict(item, left_out=len(no_target)) for item in items]
@@ -117,6 +125,38 @@ class ReasoningDataset(BaseDataset, ABC):
         if self.task is not None:
             items = [dict(task=self.task) | item for item in items]
         return draw_items(items, self.num_samples, self.sample_seed)
+
+    def leave_out(self, problems: Sequence[DatasetError], items: Sequence[dict]) -> None:
+        """Raise the problems of entries, or, with ``on_bad_entry='skip'`` and if there are other
+        ``items``, log them and count them in ``bad_entries``.
+
+        Raises:
+            DatasetError: Lists every problem.
+        """
+        if not problems:
+            return
+        if self.on_bad_entry == 'error' or not items:
+            raise DatasetError.listing(self.where, problems)
+        counts = Counter(problem.problems[0].kind for problem in problems)
+        self.bad_entries = dict(counts + Counter(getattr(self, 'bad_entries', {})))
+        print_log(f'{len(problems)} bad entries are left out of {self.where}, as '
+                  f'`on_bad_entry` says: '
+                  + ', '.join(f'{kind} ({count})' for kind, count in counts.items())
+                  + ''.join(f'\n  - {problem}' for problem in problems[:SHOWN])
+                  + (f'\n  ... and {len(problems) - SHOWN} more' * (len(problems) > SHOWN)),
+                  logger='current', level=logging.WARNING)
+
+
+def check_on_bad_entry(on_bad_entry: str) -> str:
+    """Check and return the argument ``on_bad_entry`` of a data set.
+
+    Raises:
+        ValueError: It is not one of ``ON_BAD_ENTRY``.
+    """
+    if on_bad_entry not in ON_BAD_ENTRY:
+        raise ValueError(f'`on_bad_entry` should be one of {ON_BAD_ENTRY}, but got '
+                         f'{on_bad_entry!r}')
+    return on_bad_entry
 
 
 def draw_items(items: list[dict], number: int | None, seed: int) -> list[dict]:

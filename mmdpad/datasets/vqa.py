@@ -9,7 +9,7 @@ from typing import Any
 from mmdpad.registry import DATASETS
 
 from .annotation_fields import read_json, wrong_field
-from .errors import DatasetError, find_duplicates
+from .errors import DatasetError, duplicates_by_id
 from .question_answering import AnsweredQuestion, QuestionAnsweringDataset
 
 
@@ -49,14 +49,17 @@ class VQADataset(QuestionAnsweringDataset):
                                     ('question_id', 'answers')))
         yield from (found for found in (*questions, *annotations)
                     if isinstance(found, DatasetError))
-        known = {entry['question_id']: entry for entry in annotations if isinstance(entry, dict)}
-        yield from find_duplicates((entry['question_id'] for entry in annotations
-                                    if isinstance(entry, dict)),
-                                   'the annotation of question', self.ann_file)
+        annotated = [entry for entry in annotations if isinstance(entry, dict)]
+        known = {entry['question_id']: entry for entry in annotated}
+        repeated = duplicates_by_id((entry['question_id'] for entry in annotated),
+                                    'the annotation of question', self.ann_file)
         for entry in questions:
             if isinstance(entry, DatasetError):
                 continue
             where = f'{self.question_file}, question {entry["question_id"]}'
+            if entry['question_id'] in repeated:
+                yield repeated[entry['question_id']]
+                continue
             annotation = known.get(entry['question_id'])
             if annotation is None:
                 yield DatasetError(f'{where} has no annotation in {self.ann_file}; use both files '

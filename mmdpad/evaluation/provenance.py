@@ -36,7 +36,7 @@ _SAID = ('img_id', 'text', 'texts', 'text_index', 'question', 'is_sentence', 'so
          'instances')
 # Settings of data sets (ours and mmdet's RefCocoDataset) that select the questions.
 _CHOSEN = ('split', 'split_file', 'texts', 'text_mode', 'num_samples', 'sample_seed',
-           'several_objects', 'source', 'questions')
+           'several_objects', 'source', 'questions', 'bad_entries')
 # Image files, which are identified by name and size alone.
 _IMAGES = ('img_path', 'shard')
 _FOLDERS = re.compile(r'(?<![\w.])/(?:[^/\s]+/)+')  # of an absolute path, also inside a text
