@@ -24,6 +24,9 @@ from .errors import DatasetError
 
 ANSWER_KEYS = ('think', 'caption', 'response')
 TEXTS_MODES = ('first', 'all')
+SEVERAL_IMAGES = ('a question is about one image: combine them to one, make a question of each, or '
+                  'remove it')
+"""Ends the message about a question with several images."""
 _TAGS = re.compile('</?(think|answer|caption)>')
 
 Where = str | os.PathLike

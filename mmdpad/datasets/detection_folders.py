@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 _FILE = 'annotations_without_background.json'
 FILES = (_FILE, '_annotations.coco.json')

@@ -11,6 +11,7 @@ from typing import Any
 from mmdpad.registry import DATASETS
 
 from .annotation_fields import (
+    SEVERAL_IMAGES,
     are_texts,
     ask_texts,
     check_inside,
@@ -183,6 +184,9 @@ def find_malformed(line: Any, where: str,
     for name, (is_needed, is_right, wanted) in fields.items():
         if name not in line:
             missing += [f'`{name}`'] * is_needed
+        elif name == 'image' and isinstance(line[name], list) and len(line[name]) > 1:
+            problems.append(DatasetError(f'`image` of {where} has {len(line[name])} images; '
+                                         f'{SEVERAL_IMAGES}', 'several images'))
         elif not is_right(line[name]):
             problems.append(wrong_field(where, name, wanted, line[name]))
     if missing:

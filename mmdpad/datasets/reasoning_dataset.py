@@ -19,7 +19,6 @@ from .errors import SHOWN, DatasetError, collecting, show_names
 from .transforms.probing import pixel_limit
 from .wrappers import change_parts
 
-
 ON_BAD_ENTRY = ('error', 'skip')
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .annotation_fields import check_question
+from .annotation_fields import SEVERAL_IMAGES, check_question
 from .errors import DatasetError, collecting
 from .reasoning_dataset import ReasoningDataset
 from .tables import TableFile, find_table_files, import_pyarrow
@@ -49,6 +49,9 @@ class TableDataset(ReasoningDataset):
         """
         file.check_columns(sorted({*self.columns, 'image'}))
         kind = file.schema.field('image').type
+        if import_pyarrow().types.is_list(kind):
+            raise DatasetError(f'`image` of {file.path} is a list of images; {SEVERAL_IMAGES}',
+                               'several images')
         if not import_pyarrow().types.is_struct(kind) or kind.get_field_index('bytes') < 0:
             raise DatasetError(f'`image` of {file.path} should be a struct with `bytes`, but is '
                                f'{kind}; write images as the `datasets` library does')

@@ -119,8 +119,8 @@ class QuestionFromClasses(QuestionFromInstances):
             raise DatasetError(
                 f'The classes of {source.ann_file or source.data_root} should differ in more than '
                 f'case, spaces and underscores, by which answers are not told apart, but some do '
-                f'not: {shown}; rename them (`phrases`) or leave all but one out (`metainfo.classes`)',
-                'clashing classes')
+                f'not: {shown}; rename them (`phrases`) or leave all but one out '
+                '(`metainfo.classes`)', 'clashing classes')
         return dict(class_annotations=found, classes=list(found.names) or None)
 
     def list_questions(self, results: Mapping[str, Any]  # type: ignore[override]

@@ -172,8 +172,8 @@ class InDatasetOrder(Evaluator):
             elif owner is not None:
                 raise ValueError(
                     f'A metric of MultiDatasetsEvaluator should keep one result for each sample, '
-                    f'but {type(metric).__name__} (data set {owner + 1} of {len(self._sizes)}) kept '
-                    f'{len(own)} for {len(rows)}; evaluate that data set by itself')
+                    f'but {type(metric).__name__} (data set {owner + 1} of {len(self._sizes)}) '
+                    f'kept {len(own)} for {len(rows)}; evaluate that data set by itself')
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Compute the metrics over a data set of ``size`` items.
