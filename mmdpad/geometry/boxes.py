@@ -67,6 +67,19 @@ def _area(box: Numbers) -> float:
     return (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
 
+def outer_edges(box: Numbers, pixel: tuple[float, float] = (1.0, 1.0)) -> Box:
+    """A box XYXY with its last pixels inclusive, as one whose x2 and y2 are outer edges.
+
+    Args:
+        box: (x1, y1, x2, y2).
+        pixel: (width, height) of the pixels that it was found in, in the box's unit.
+
+    >>> outer_edges((5, 0, 5, 9))
+    (5, 0, 6.0, 10.0)
+    """
+    return box[0], box[1], box[2] + pixel[0], box[3] + pixel[1]
+
+
 def union_box(boxes: Sequence[Sequence[float]]) -> Box | None:
     """The smallest box XYXY that encloses all boxes; None if there are none."""
     if not boxes:

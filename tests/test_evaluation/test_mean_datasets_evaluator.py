@@ -11,7 +11,7 @@ from mmdpad.engine.runner.dataset_order import InDatasetOrder, RecordedBatches
 from mmdpad.evaluation import MeanDatasetsEvaluator
 from mmdpad.evaluation.mean_datasets_evaluator import mean_values
 from mmdpad.evaluation.results import describe_results
-from mmdpad.registry import DATASETS, EVALUATOR
+from mmdpad.registry import DATASETS, EVALUATOR, METRICS
 from mmdpad.structures import ReasoningOutput
 
 
@@ -121,3 +121,20 @@ def test_a_further_metric_is_for_all_data_sets():
 def test_wrong_arguments(metrics, names, message):
     with pytest.raises(ValueError, match=message):
         MeanDatasetsEvaluator([[Count() for _ in some] for some in metrics], names)
+
+
+def test_an_iou_of_exactly_one_half_matches_for_coco_only(tmp_path):
+    """(5, 5, 15, 15) in (5, 5, 25, 15): 100 of 200 pixels, see docs/detection.md."""
+    item = dict(
+        img_id=1, img_path='a.jpg', question='cell', classes=('cell', ), class_labels=(0, ),
+        instances=[dict(bbox=[5, 5, 15, 15], bbox_label=0, ignore_flag=0)])
+    found = answer(item, (0, ))
+    found['pred_instances']['bboxes'] = torch.tensor([[5., 5, 25, 15]])
+    values = {}
+    for kind in ('DetectionMetric', 'CocoMetric'):
+        metric = METRICS.build(dict(type=kind))
+        metric.dataset_meta = dict(classes=('cell', ))
+        metric.process(None, [found])
+        values |= metric.evaluate(1)
+    assert (values['detection/f1'], values['coco/bbox_mAP_50'], values['coco/bbox_mAP_75']) == (
+        0, 1, 0)

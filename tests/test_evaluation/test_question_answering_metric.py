@@ -72,6 +72,19 @@ def test_evidence_is_right_above_the_threshold():
     assert [evaluate(half, threshold=t)[0]['vqa/evidence_accuracy'] for t in (.5, .4)] == [0, 100]
 
 
+def test_thin_evidence():
+    """One pixel wide: found exactly; and found in a model image of 1.68 times the size, where it
+    covers the pixels 8 to 10 and 0 to 16. Its outer edges (8, 0, 11, 17) are (4.76, 0, 6.55, 10.12)
+    in the image: IoU 10 / (1.786 * 10.119)."""
+    exact = sample(0, 'red', [(5., 0., 5., 9.)], ((5., 0., 6., 10.), ))
+    assert evaluate([exact])[0]['vqa/evidence_iou'] == 100
+    box = tuple(value / 1.68 for value in (8, 0, 10, 16))
+    scaled = sample(0, 'red', [box], ((5., 0., 6., 10.), ), model_shape=(67.2, 67.2))
+    found = evaluate([scaled])[0]
+    assert found['vqa/evidence_iou'] == pytest.approx(100 * 10 / (3 * 17 / 1.68**2), abs=1e-3)
+    assert found['vqa/evidence_accuracy'] == 100
+
+
 def test_choices_and_measures():
     choice = [sample(0, '(b)', [], (), choices=('blue', 'red'))]
     assert evaluate(choice)[0]['vqa/accuracy'] == 100

@@ -35,8 +35,8 @@ _OPTION = re.compile(r'\(?([A-Z])[).:]\s*(.*)')
 
 def convert_tsv(path: str, destination: Path, evidence: str | None = None,
                 question_type: str | None = 'category') -> int:
-    """Write a table as a folder for :class:`mmdpad.datasets.AnswerLinesDataset`: ``questions.jsonl``
-    and ``images``.
+    """Write a table as a folder for :class:`mmdpad.datasets.AnswerLinesDataset`, with
+    ``questions.jsonl`` and ``images``.
 
     A row has ``index``, the id; ``image``, an image file in base64, or the index of another row
     with the same image; ``question``, and optionally ``hint``, which comes before it; ``answer``;

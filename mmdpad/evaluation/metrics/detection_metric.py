@@ -40,7 +40,8 @@ class DetectionMetric(ResultFileMetric):
     """Scores the boxes and labels of each answer at one IoU threshold, without their scores.
 
     Boxes and targets of a label are matched one to one
-    (:class:`mmdpad.geometry.detections.DetectionMatcher`), in pixels of the original frame. Crowds,
+    (:class:`mmdpad.geometry.detections.DetectionMatcher`), in pixels of the original frame; an IoU
+    at the threshold, which COCO accepts, is no match. Crowds,
     difficult objects and classes that are not exhaustively marked are treated as in the rewards
     (:mod:`mmdpad.rewards.detection`). Metrics (prefix ``detection``):
 

@@ -10,6 +10,7 @@ from mmdpad.evaluation.provenance import published
 from mmdpad.evaluation.results import in_order, summarize_result
 from mmdpad.evaluation.scoring import identify
 from mmdpad.evaluation.summary import Row
+from mmdpad.geometry.boxes import outer_edges
 from mmdpad.geometry.targets import covered_pixels
 from mmdpad.registry import METRICS
 from mmdpad.rewards.answers import asked_answers, check_measure, score_answer, score_evidence
@@ -118,15 +119,17 @@ def score_question(sample: dict, measure: str, tolerance: float, threshold: floa
     answer = getattr(parsed, 'answer', None)
     boxes = sample['pred_instances']['bboxes'].tolist()
     evidence = sample.get('evidence') or ()
-    targets = covered_pixels(evidence, *sample['ori_shape']).tolist() if evidence else []
-    iou = score_evidence(boxes, targets) if targets else None
+    (height, width), seen = sample['ori_shape'], sample.get('model_shape', sample['ori_shape'])
+    found = [outer_edges(box, (width / seen[1], height / seen[0])) for box in boxes]
+    targets = [outer_edges(box) for box in covered_pixels(evidence, height, width).tolist()]
+    iou = score_evidence(found, targets) if targets else None
     return dict(
         identify(sample), question_type=sample.get('question_type'), answers=list(answers),
         evidence=[list(box) for box in evidence], num_evidence=len(evidence), answer=answer,
         boxes=boxes, accuracy=0.0 if failure or not answer else score_answer(
             answer, answers, choices, measure, tolerance),
         evidence_iou=iou, evidence_found=None if iou is None else round(
-            len(targets) * score_evidence(boxes, targets, 'recall', threshold)),
+            len(targets) * score_evidence(found, targets, 'recall', threshold)),
         evidence_right=None if iou is None else iou > threshold,
         failure=failure and failure.reason, failure_detail=failure and failure.detail,
         think=getattr(parsed, 'think', None), caption=getattr(parsed, 'caption', None),
