@@ -40,9 +40,9 @@ class QuestionDataset(ReasoningDataset):
         questions: Config of :class:`mmdpad.datasets.transforms.QuestionFromExpression`,
             ``QuestionFromLabel``, ``QuestionFromPhrase`` or ``QuestionFromClasses``, or a built
             one.
-        on_bad_entry: 'error', or 'skip' to leave out questions about images that are missing,
-            broken or of another size, or with boxes without an area, and of the drawn items those
-            with broken masks. Their number is logged, and listed by kind as ``bad_entries`` in the
+        on_bad_entry: 'error', or 'skip' to leave out all questions about an image with a problem:
+            one that is missing, broken or of another size, or has a box without an area or a broken
+            mask. The number of these images is logged, and listed by kind as ``bad_entries`` in the
             protocol of results.
         **kwargs: See :class:`ReasoningDataset`. Questions about labels, phrases and classes may
             mean several objects unless the transform prevents it: set ``several_objects=True``,
@@ -108,27 +108,19 @@ class QuestionDataset(ReasoningDataset):
         items = super().load_data_list()
         del self._source
         has_masks = any(isinstance(step, LoadInstanceMasks) for step in self.pipeline.transforms)
-        shapes: dict[str, tuple[int, int] | DatasetError] = {}
+        problems: dict[str, list[DatasetError]] = {item['img_path']: [] for item in items}
+        shapes: dict[str, tuple[int, int]] = {}  # of the intact images
         for item in {item['img_path']: item for item in items}.values():
-            try:
+            with collecting(problems[item['img_path']]):
                 shapes[item['img_path']] = self._check_image(item)
-            except DatasetError as error:
-                shapes[item['img_path']] = error
-        kept, bad = [], []
-        for item in items:
-            problems: list[DatasetError] = []
-            shape = shapes[item['img_path']]
-            if isinstance(shape, DatasetError):
-                problems.append(shape)
-            else:
-                for instance in item.get('instances', ()) if has_masks else ():
-                    with collecting(problems):
-                        instance_rle(instance, *shape, item)
-            if problems:
-                bad.append(DatasetError.of_entry(problems))
-            else:
-                kept.append(item)
-        self.leave_out(bad, kept)
+        for item in items if has_masks else ():
+            if item['img_path'] in shapes:
+                for instance in item.get('instances', ()):
+                    with collecting(problems[item['img_path']]):
+                        instance_rle(instance, *shapes[item['img_path']], item)
+        kept = [item for item in items if not problems[item['img_path']]]
+        self.leave_out([DatasetError.of_entry(found) for found in problems.values() if found],
+                       kept)
         return kept
 
     def get_cat_ids(self, idx: int) -> list[int]:

@@ -16,6 +16,7 @@ from mmdpad.datasets import (
     Visual7WDataset,
     VisualCoTDataset,
     VQADataset,
+    reasoning_dataset,
 )
 from mmdpad.datasets.checking import check_items
 from mmdpad.evaluation.provenance import dataset_switches
@@ -41,10 +42,12 @@ def lines(tmp_path):
     return build
 
 
-def test_bad_entries_are_counted_by_kind(lines, caplog):
-    caplog.set_level('WARNING', 'mmengine')
+def test_bad_entries_are_counted_by_kind(lines, monkeypatch):
+    told = []
+    monkeypatch.setattr(reasoning_dataset, 'print_log', lambda text, **how: told.append(text))
     found = lines({}, *(change for change, _ in BAD), dict(texts=['last?']), on_bad_entry='skip')
     assert [item['question'] for item in found] == ['what?', 'last?']
+    assert len(told) == 1 and told[0].startswith('5 bad entries are left out of ')
     counts = {'wrong annotation': 1, 'missing image': 2, 'duplicate id': 1, 'empty question': 1}
     assert found.bad_entries == counts
     assert dataset_switches(found)['bad_entries'] == counts
@@ -136,7 +139,7 @@ def test_images_of_detection_data(tmp_path):
     assert len(detect(path, on_bad_entry='skip')) == 4
     (path.parent / 'no boat.jpg').unlink()
     found = detect(path, on_bad_entry='skip')
-    assert (len(found), found.bad_entries) == (2, {'missing image': 2})
+    assert (len(found), found.bad_entries) == (2, {'missing image': 1})
     with pytest.raises(DatasetError) as caught:
         detect(path)
     assert [problem.kind for problem in caught.value.problems] == ['missing image']
