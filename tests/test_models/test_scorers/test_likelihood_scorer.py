@@ -34,7 +34,7 @@ class FakePolicy:
     def locate(self, row):
         text = bytes(row).decode()
         ends = [len(bytes(row[:n + 1]).decode(errors='ignore')) for n in range(len(row))]
-        starts = [0, *ends[:-1]]
+        starts = [0, *ends][:len(row)]
         return text, [(start, max(end, start + 1))
                       for start, end in zip(starts, ends, strict=True)]
 
