@@ -126,7 +126,7 @@ def test_a_task_without_places_has_no_likelihoods(build):
         locate = Task.locate
 
     labels = dict(labels=dict(type='LabelTask', template='detect: {question}'))
-    with pytest.raises(ValueError, match=r"`tasks` should have a `locate` .* but \['labels'\] do"):
+    with pytest.raises(ValueError, match=r"`tasks` should have a `locate`, .* but \['labels'\] d"):
         build(tasks=labels, box_scorer=dict(type='LikelihoodScorer'))
 
 
