@@ -93,8 +93,12 @@ class BoxScorer(ABC):
                 'evaluate with this scorer on a validation split and run `mmdpad run '
                 'calibrate_scores`, or set the same options')
 
-    def check_policy(self, policy: Any) -> None:
-        """Raise ValueError if a policy cannot be used. Called once, at the start."""
+    def prepare(self, policy: Any) -> None:
+        """Load what is needed, so that nothing starts without it. Called once, at the start.
+
+        Raises:
+            ValueError: The policy cannot be used. Errors of a discriminator are passed on.
+        """
         return
 
     @torch.no_grad()

@@ -75,9 +75,9 @@ class CombinedScorer(BoxScorer):
         return dict(type='CombinedScorer', mean=self.mean, weights=self.weights,
                     scorers=[scorer.options() for scorer in self.scorers])
 
-    def check_policy(self, policy: Any) -> None:
+    def prepare(self, policy: Any) -> None:
         for scorer in self.scorers:
-            scorer.check_policy(policy)
+            scorer.prepare(policy)
 
     def score(self, answers: Sequence[GivenAnswer], policy: Any) -> list[ScoredObjects]:
         """See :class:`BoxScorer`."""

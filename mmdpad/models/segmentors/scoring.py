@@ -31,7 +31,7 @@ def build_box_scorer(config: Any, tasks: Mapping[str, Task], policy: Any) -> Box
         return None
     check_labels(tasks)
     scorer = build_scorer(config)
-    scorer.check_policy(policy)
+    scorer.prepare(policy)
     without = [name for name, task in tasks.items()
                if task.has_labels and type(task).locate is Task.locate]
     if scorer.needs_policy and without:
