@@ -15,6 +15,7 @@ from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, get_priority
 from torch import nn
 
+from mmdpad.models import BoxScorer
 from mmdpad.registry import (
     DATA_SAMPLERS,
     HOOKS,
@@ -90,7 +91,7 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
     build = _builder(node, kind, module)
     if build is not None and not wrong:
         try:
-            made = build(_without_files(node.entry))
+            made = build(node.entry)
         except ImportError:  # a missing package is reported elsewhere
             pass
         except (*REFUSALS, RuntimeError) as error:
@@ -130,13 +131,17 @@ def _is_annotated(node: Node) -> bool:
 
 
 def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None:
+    def construct(entry: Mapping[str, Any]) -> Any:
+        return kind(**{k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
+
+    if inspect.isclass(kind) and issubclass(kind, BoxScorer):
+        return construct  # its calibration belongs to its discriminator
     if inspect.isclass(kind) and (issubclass(kind, PolicyLoss) or node.registry in _LIGHT and (
             module.startswith((_OURS, 'mmengine.'))
             or issubclass(kind, _LIGHT_METRICS_OF_MMDET))):
-        return lambda entry: kind(**{
-            k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
+        return lambda entry: construct(_without_files(entry))
     if node.registry is REWARDS and module.startswith(_OURS):
-        return lambda entry: build_term(Place.of(entry).term)
+        return lambda entry: build_term(Place.of(_without_files(entry)).term)
     return None
 
 
