@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmdpad.evaluation.metrics.detection_metric import summarize_detections
+from mmdpad.evaluation.detection_summary import summarize_detections
 from mmdpad.registry import METRICS
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
