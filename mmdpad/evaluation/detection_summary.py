@@ -1,69 +1,70 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""The metrics of detections, from rows about questions."""
+"""The metrics of detections."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from .bootstrap import bootstrap_ratios, percentile_interval
-from .summary import Row
-
-# Name of a metric -> what an image adds to its numerator and denominator.
-_MEASURES: dict[str, Callable[[Mapping[str, float]], tuple[float, float]]] = dict(
-    f1=lambda row: (200 * row['right'], 2 * row['right'] + row['wrong'] + row['missed']),
-    precision=lambda row: (100 * row['right'], row['right'] + row['wrong']),
-    recall=lambda row: (100 * row['right'], row['right'] + row['missed']),
-    mean_iou=lambda row: (100 * row['iou'], row['right']),
-    count_error=lambda row: (row['count_error'], row['questions']),
-    no_target_accuracy=lambda row: (100 * row['rejected'], row['without_target']),
-    target_accuracy=lambda row: (100 * row['answered'], row['questions'] - row['without_target']),
-    invented_rate=lambda row: (row['invented'], row['objects']),
-    duplicate_rate=lambda row: (row['duplicates'], row['objects']),
-    parse_failure_rate=lambda row: (row['failed'], row['questions']),
-    truncated_rate=lambda row: (row['truncated'], row['questions']))
+from .measures import (
+    RESPONSE_COLUMNS,
+    RESPONSE_MEASURES,
+    Column,
+    Measure,
+    ResultKind,
+    Row,
+    image_keys,
+    share,
+)
 
 
-def summarize_detections(rows: Sequence[Row]
-                         ) -> tuple[dict[str, float], dict[str, list[float]], dict[str, Any]]:
-    """The metrics of :class:`DetectionMetric` from its rows, their intervals by name, and the
-    ``precision``, ``recall``, ``f1`` (percent; None without a denominator), ``targets`` and
-    ``objects`` of each class by name.
-
-    Raises:
-        ValueError: No rows.
-    """
-    if not rows:
-        raise ValueError('`rows` should have at least one question to average over, but got none')
-    images: dict[str, Counter[str]] = {}
-    for number, row in enumerate(rows):
-        image = images.setdefault(str(number if row['id'] is None else row['id']), Counter())
-        image.update({name: value for name, value in row.items()
-                      if isinstance(value, int | float) and name not in ('id', 'index')})
-    columns = np.array([[measure(image) for image in images.values()]
-                        for measure in _MEASURES.values()], float)
-    above, below = columns[..., 0], columns[..., 1]
-    ends = percentile_interval(bootstrap_ratios(above, below)).tolist()
-    metrics: dict[str, float] = {}
-    intervals: dict[str, list[float]] = {}
-    for name, top, bottom, interval in zip(_MEASURES, above.sum(1), below.sum(1), ends,
-                                           strict=True):
-        if bottom:
-            metrics[name], intervals[name] = float(top / bottom), interval
-    classes = _summarize_classes(rows)
-    if classes:
-        metrics['macro_f1'] = float(np.mean([numbers['f1'] for numbers in classes.values()]))
-    metrics.update(n=len(rows), n_images=len(images))
-    failures = Counter(row['failure'] for row in rows if row['failure'] is not None)
-    metrics.update({f'failed_{reason}': count for reason, count in sorted(failures.items())})
-    return metrics, intervals, classes
+def _rejected(row: Row) -> tuple[float, float] | None:
+    """For a question without a target, whether the answer is usable and has no object."""
+    return None if row['targets'] else (
+        100 * (row['failure'] is None and not row['right'] + row['wrong']), 1)
 
 
-def _summarize_classes(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """The numbers of each class, by decreasing number of targets."""
+def _answered(row: Row) -> tuple[float, float] | None:
+    """For the others, whether the answer is usable and has one."""
+    return (100 * (row['failure'] is None and row['objects'] > 0), 1) if row['targets'] else None
+
+
+_MEASURES: dict[str, Measure] = dict(
+    f1=lambda row: share(200 * row['right'], 2 * row['right'] + row['wrong'] + row['missed']),
+    precision=lambda row: share(100 * row['right'], row['right'] + row['wrong']),
+    recall=lambda row: share(100 * row['right'], row['targets']),
+    mean_iou=lambda row: share(100 * row['iou'], row['right']),
+    count_error=lambda row: (abs(row['right'] + row['wrong'] - row['targets']), 1),
+    no_target_accuracy=_rejected, target_accuracy=_answered,
+    invented_rate=lambda row: share(row['invented'], row['objects']),
+    duplicate_rate=lambda row: share(row['duplicates'], row['objects']),
+    **RESPONSE_MEASURES)
+
+
+def _numbers(rows: Sequence[Row]) -> dict[str, float]:
+    classes = summarize_classes(rows)
+    numbers: dict[str, float] = dict(
+        macro_f1=fmean(one['f1'] for one in classes.values())) if classes else {}
+    numbers['n_images'] = len({*image_keys(rows)})
+    if nothing := sum(not row['targets'] for row in rows):
+        numbers['n_no_target'] = nothing
+    return numbers
+
+
+def _quality(row: Row) -> float:
+    """F1 in [0, 1]; 1 if there is nothing and nothing was named."""
+    if row['failure'] is not None:
+        return 0.0
+    objects = 2 * row['right'] + row['wrong'] + row['missed']
+    return 2 * row['right'] / objects if objects else 1.0
+
+
+def summarize_classes(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """The ``precision``, ``recall``, ``f1`` (percent; None without a denominator), ``targets`` and
+    ``objects`` of each class by name, by decreasing number of targets."""
     sums: dict[str, np.ndarray] = {}
     for row in rows:
         for name, counts in row['classes'].items():
@@ -90,3 +91,22 @@ def format_classes(classes: Mapping[str, Mapping[str, Any]], most: int) -> str:
     if len(classes) > most:
         lines.append(f'... and {len(classes) - most} more classes, in the .json')
     return '\n'.join(lines)
+
+
+DETECTIONS = ResultKind(
+    metric='DetectionMetric', prefix='detection', mark='duplicates',
+    needed=('id', 'question', 'targets', 'right', 'wrong', 'missed', 'iou', 'objects', 'invented',
+            'duplicates', 'classes', 'failure', 'truncated'),
+    measures=lambda rows: _MEASURES, numbers=_numbers,
+    tables=lambda rows: dict(classes=summarize_classes(rows)),
+    columns=dict(
+        f1=Column('F1'), precision=Column('precision'), recall=Column('recall'),
+        macro_f1=Column('macro F1'), mean_iou=Column('IoU of matches'),
+        count_error=Column('count error', 2), no_target_accuracy=Column('N-acc'),
+        target_accuracy=Column('T-acc'), invented_rate=Column('invented', 3),
+        duplicate_rate=Column('duplicates', 3), **RESPONSE_COLUMNS),
+    other_names='n_(images|no_target)', bounded=('f1', 'precision', 'recall'),
+    shown=('f1', 'precision', 'recall', 'parse_failure_rate', 'reasoning_tokens'),
+    units='F1, precision, recall, IoU and accuracies are in percent; the count error is in '
+          'objects; invented, duplicates, failures, truncated and repetition are shares.',
+    quality=_quality, quality_name='F1', by_image=True)

@@ -25,7 +25,7 @@ class StubInferencer:
     def __init__(self, *pieces):
         self.pieces, self.closed = pieces, 0
 
-    def stream(self, image, question):
+    def stream(self, image, question, task=None):
         try:
             for piece in self.pieces:
                 if isinstance(piece, Exception):

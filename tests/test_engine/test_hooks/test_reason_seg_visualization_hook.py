@@ -12,7 +12,7 @@ from mmdpad.engine.hooks import ReasonSegVisualizationHook
 from mmdpad.engine.hooks import reason_seg_visualization_hook as module
 from mmdpad.engine.hooks.exact_resume_hook import random_state
 from mmdpad.utils import answer_pictures
-from mmdpad.visualization.answer import TRUTH
+from mmdpad.visualization.regions import TRUTH
 
 
 @pytest.fixture
