@@ -37,7 +37,7 @@ def draw_answer(image: np.ndarray,
     """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
     Small images are enlarged and large ones reduced so that lines and text are readable. Labels
-    that would cover each other are left out, and the legend says how many.
+    for which there is no room are left out, and the legend says how many.
 
     Args:
         image: (H, W, 3) uint8 RGB, the original frame.
@@ -142,7 +142,8 @@ def verdict(row: Mapping[str, Any]) -> str:
                 f', evidence IoU {row["evidence_iou"]:.2f}')
         return f'accuracy {row["accuracy"]:.2f} (right: {wanted}){seen}'
     if 'missed' in row:
-        counts = f'{row["right"]} right, {row["wrong"]} wrong, {row["missed"]} missed'
+        invented = f' ({row["invented"]} with other labels)' if row['invented'] else ''
+        counts = f'{row["right"]} right, {row["wrong"]} wrong{invented}, {row["missed"]} missed'
         return counts if row['targets'] else f'{counts}: there is no target'
     return f'IoU {row["iou"]:.2f}' if 'iou' in row else ''
 

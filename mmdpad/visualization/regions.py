@@ -21,6 +21,7 @@ WRONG, UNJUDGED = POINT, (150, 150, 150)
 _SMALLEST, _LARGEST = 512, 1280  # limits of the drawn image's longer side
 _OPACITY = 0.45
 _LONGEST = 32  # characters of a label
+_COVERED = 0.15  # share of the picture that labels may cover, so that the boxes stay visible
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Regions:
 
 def draw_regions(image: np.ndarray, regions: Regions) -> tuple[np.ndarray, list[Swatch]]:
     """Draw the regions on the image, which is enlarged or reduced so that lines and labels are
-    readable. A label that would cover another one is left out.
+    readable. A label that would cover another one is left out, and so are the last ones if
+    they would cover much of the image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -107,7 +109,7 @@ def draw_regions(image: np.ndarray, regions: Regions) -> tuple[np.ndarray, list[
     true, found = (np.concatenate([ends.min(axis=1), ends.max(axis=1)], axis=1)
                    for ends in (true, found))
     for box in true.tolist():  # wider, so that they are seen below a right box
-        draw.rectangle(box, outline=TRUTH, width=2 * line + 1)
+        draw.rectangle(box, outline=TRUTH, width=line + 3)
     for box, color in zip(found.tolist(), regions.colors, strict=True):
         for thickness, ink in ((line + 1, (0, 0, 0)), (line, color)):
             draw.rectangle(box, outline=ink, width=thickness)
@@ -118,7 +120,8 @@ def draw_regions(image: np.ndarray, regions: Regions) -> tuple[np.ndarray, list[
                      outline=(255, 255, 255), width=max(1, line // 2))
     labels = [*zip(found.tolist(), regions.labels, regions.colors, strict=False),
               *zip(true.tolist(), regions.gt_labels, [TRUTH] * len(true), strict=False)]
-    return np.array(picture), regions.legend + _draw_labels(draw, picture.size, labels)
+    legend = regions.legend + _draw_labels(draw, picture.size, labels)
+    return np.array(picture), legend
 
 
 def _draw_labels(draw: ImageDraw.ImageDraw, size: tuple[int, int],
@@ -130,6 +133,8 @@ def _draw_labels(draw: ImageDraw.ImageDraw, size: tuple[int, int],
     texts = [(box, text, color) for box, text, color in labels if text]
     placed = np.zeros((0, 4))
     for box, text, color in texts:
+        if (placed[:, 2:] - placed[:, :2]).prod(axis=1).sum() > _COVERED * size[0] * size[1]:
+            break
         text = ' '.join(printable(text).split())
         text = text if len(text) <= _LONGEST else f'{text[:_LONGEST - 1]}…'
         width = font.getlength(text) + 6

@@ -38,9 +38,10 @@ def response(iteration, group, index, text='text'):
 def answer(index, iou, text='text', **more):
     mask = np.zeros((60, 80), bool)
     mask[10:30, 10:40] = True
-    return dict(index=index, image='b.jpg', question=f'{text} {index}?', iou=iou, intersection=1, failure=None,
-                boxes=[[10, 10, 40, 30]], points=[[[20, 20], [25, 25]]], think=text, caption=text,
-                mask=encode_mask(mask), target=encode_mask(mask), **more)
+    return dict(index=index, image='b.jpg', question=f'{text} {index}?', iou=iou,
+                intersection=1, failure=None, boxes=[[10, 10, 40, 30]],
+                points=[[[20, 20], [25, 25]]], think=text, caption=text, mask=encode_mask(mask),
+                target=encode_mask(mask), **more)
 
 
 def evaluation(text='text', count=20):
