@@ -157,9 +157,9 @@ def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str
     evaluator = config['val_evaluator']
     if isinstance(evaluator, Mapping) and (parts := evaluator.get('dataset_prefixes')):
         # mmdet's MultiDatasetsEvaluator, with a metric for each data set
-        prefixes |= {f'{part}/{_prefix(node)}': node.kind
+        prefixes = {f'{part}/{_prefix(node)}': node.kind
                      for part, node in zip(parts, metrics, strict=False)}
-    for path, name in _named_metrics(nodes):
+    for path, name, rule in _named_metrics(nodes):
         prefix, _, own = name.rpartition('/')
         if prefix not in prefixes:
             known = ', '.join(f"'{one}/...'" for one in sorted(prefixes))
@@ -171,20 +171,24 @@ def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str
                 f"did you mean '{prefix}/{close[0]}'?" if close else 'correct it')
             yield (f'`{path}` should be a metric of {prefixes[prefix].__name__}, but got {name!r}; '
                    f'{advice}')
+        elif (issubclass(prefixes[prefix], ResultFileMetric) and rule == 'greater'
+              and prefixes[prefix].kind.less_is_better(own)):
+            yield (f"`rule` beside `{path}` should be 'less' for {name!r}, of which less is "
+                   f"better, but got 'greater'; set it")
 
 
-def _named_metrics(nodes: list[Node]) -> Iterator[tuple[str, str]]:
-    """Path and name of each metric of a validation that a hook or a scheduler reads."""
+def _named_metrics(nodes: list[Node]) -> Iterator[tuple[str, str, Any]]:
+    """Path, name and ``rule`` of each metric of a validation that a hook or a scheduler reads."""
     for node in nodes:
         best = node.entry.get('save_best') if node.is_kind(CheckpointHook) else None
         for name in [best] if isinstance(best, str) else best or ():
             if name != 'auto':
-                yield f'{node.path}.save_best', name
+                yield f'{node.path}.save_best', name, node.entry.get('rule')
         if node.registry in (HOOKS, PARAM_SCHEDULERS) and inspect.isclass(node.kind):
             defaults = inherited_arguments(node.kind)
             name = node.entry.get('monitor', defaults['monitor']) if 'monitor' in defaults else None
             if isinstance(name, str):
-                yield f'{node.path}.monitor', name
+                yield f'{node.path}.monitor', name, node.entry.get('rule')
 
 
 def _prefix(node: Node) -> str:

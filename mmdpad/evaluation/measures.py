@@ -68,6 +68,11 @@ class ResultKind:
         """The most important metric, with its prefix."""
         return f'{self.prefix}/{self.shown[0]}'
 
+    @staticmethod
+    def less_is_better(name: str) -> bool:
+        """Whether a metric, without prefix, counts what is wrong."""
+        return name.endswith(('_rate', '_error')) or name.startswith('failed_')
+
     def has(self, name: str) -> bool:
         """Whether results may have a metric of this name, without prefix."""
         ends = [f'{bounded}_(low|high)' for bounded in self.bounded]

@@ -120,7 +120,7 @@ def score_detections(sample: dict, threshold: float) -> Row:
     return dict(
         identify(sample), boxes=boxes, labels=labels, scores=predicted['scores'].tolist(),
         label_names=[names[label] for label in labels],
-        descriptions=list(predicted.get('descriptions', ())),
+        descriptions=list(predicted.get('descriptions', [''] * len(boxes))),
         box_right=[None if i in match.ignored else i in matched for i in range(len(boxes))],
         target_boxes=list(matcher.truth.boxes),
         target_names=[names[label] for label in matcher.truth.labels],
