@@ -62,11 +62,13 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
                                        else float(row['reasoning_tokens']) for row in rows]))
     try:
         composition.score(rollout)
-    except AttributeError as error:
-        if not isinstance(error.obj, _Question):
+    except RuntimeError as error:
+        cause = error.__cause__
+        if not (isinstance(cause, ValueError) or isinstance(cause, AttributeError)
+                and isinstance(cause.obj, _Question)):
             raise
-        raise ValueError(f'A reward term needs `{error.name}` of the question, which these lines '
-                         f'do not give to it; leave out the term') from error
+        raise ValueError(f'{error}. Of its question, a line gives a term no more than `solution` '
+                         f'and `task`; leave out the term') from error
     total = composition.total(rollout)
     return [dict(
         row, failure=answer.reason if isinstance(answer, ParseFailure) else None,

@@ -19,7 +19,7 @@ class Column(NamedTuple):
     digits: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, so that it can be a key
 class ResultKind:
     """The rows that one metric writes, and how they are summed up and shown.
 

@@ -116,7 +116,8 @@ def test_the_names_of_every_kind_of_result_are_known():
     nodes = [*(Node(f'val_evaluator.metrics.{number}', metric, METRICS, None)
                for number, metric in enumerate(metrics)),
              Node('default_hooks.checkpoint', checkpoint, HOOKS, None)]
-    config = dict(val_cfg={}, val_evaluator=dict(dataset_prefixes=['a', 'b'], metrics=metrics))
+    config = dict(val_cfg=dict(type='ValLoop'),
+                  val_evaluator=dict(dataset_prefixes=['a', 'b'], metrics=metrics))
     assert [problem.partition('; ')[0] for problem in _check_metrics(config, nodes)] == [
         *(f'`default_hooks.checkpoint.save_best` should be a metric of {kind}, but got {name!r}'
           for kind, name in (

@@ -214,9 +214,9 @@ def _response(row: dict[str, Any]) -> str:
 
 
 def _columns(row: dict[str, Any]) -> dict[str, str]:
-    """The numbers of a response by name; '-' for a missing signal."""
-    values = {'total': row['total'], 'advantage': row['advantage'], **row['rewards'],
-              **row['signals']}
+    """The numbers of a response by name, without terms of other tasks; '-' for a missing signal."""
+    rewards = {name: value for name, value in row['rewards'].items() if value is not None}
+    values = {'total': row['total'], 'advantage': row['advantage'], **rewards, **row['signals']}
     return {printable(name): '-' if value is None else f'{value:.3f}'
             for name, value in values.items()}
 

@@ -91,7 +91,7 @@ def _evaluations(evaluations: Sequence[Evaluation], kind: ResultKind) -> str:
     rows = []
     for found in evaluations:
         protocol, origin = (_known(found, key) for key in ('protocol', 'provenance'))
-        rows.append([found.name, protocol.get('split', '-'), _weights(origin),
+        rows.append([found.name, _in_words(protocol.get('split', '-')), _weights(origin),
                      (protocol.get('test_cfg') or {}).get('temperature', '-'),
                      found.summary.get('metrics', {}).get('n', '-'),
                      *(_with_interval(found.summary, name) for name in kind.shown)])

@@ -52,6 +52,8 @@ def test_a_task_is_read_by_itself(log):
     with pytest.raises(ValueError, match=r"those in the log \(a, b\), but got 'c'"):
         read_step(path, task='c')
     assert read_step(log([line(1, 0, 9.)]))[1][0].title.startswith('Group 0 (id0): ')
+    other = Group([line(1, 0, 9., rewards=dict(iou=9., f1=None))])
+    assert ' f1 ' not in rollouts_as_text(1, dict(Best=[other])), 'a term of another task'
 
 
 def test_iterations_of_a_resumed_run(tmp_path):
