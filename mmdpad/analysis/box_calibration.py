@@ -15,8 +15,10 @@ from mmdpad.evaluation.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
+from mmdpad.evaluation.detection_summary import DETECTIONS
 from mmdpad.evaluation.provenance import hash_image
 from mmdpad.evaluation.results import Result
+from mmdpad.evaluation.summary import kind_of
 from mmdpad.models.scorers import Calibration
 from mmdpad.models.scorers.calibration import as_inputs
 
@@ -35,7 +37,7 @@ def fit_calibration(result: Result, method: str = 'platt',
         features: Names of features in the result; for 'isotonic' a single one.
 
     Raises:
-        ValueError: The result does not say which scorer it is of, lacks a feature, has no boxes
+        ValueError: The result is of another metric, does not say which scorer it is of, lacks a feature, has no boxes
             whose features are known, or all of these are right or all wrong; or the method or the
             features do not fit.
     """
@@ -43,6 +45,9 @@ def fit_calibration(result: Result, method: str = 'platt',
         raise ValueError(f'`method` should be one of {tuple(FITS)}, but got {method!r}')
     if not features or len({*features}) < len(features):
         raise ValueError(f'`features` should be different names, but got {list(features)}')
+    if (kind := kind_of(result.rows)) is not DETECTIONS:
+        raise ValueError(f'{result.name} should be a result of {DETECTIONS.metric}, but is one of '
+                         f'{kind.metric}; name another')
     protocol = result.summary.get('protocol', {})
     scorer = protocol.get('box_scorer')
     if not isinstance(scorer, dict):

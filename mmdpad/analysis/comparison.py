@@ -9,38 +9,22 @@ from typing import Any
 import numpy as np
 
 from mmdpad.evaluation.bootstrap import bootstrap_ratios, percentile_interval
+from mmdpad.evaluation.measures import Column, Row
 from mmdpad.evaluation.pairing import number_samples, show_keys
 from mmdpad.evaluation.results import Result
 from mmdpad.evaluation.summary import (
-    BOOTSTRAP,
-    Row,
-    are_answers,
+    KINDS,
+    describe_bootstrap,
     find_intervals,
+    kind_of,
     ratios,
     summarize,
 )
 
-COLUMNS = dict(
-    accuracy='accuracy', evidence_iou='evidence IoU', evidence_recall='evidence recall',
-    evidence_accuracy='evidence right', accuracy_given_right_evidence='accuracy, evidence right',
-    accuracy_given_wrong_evidence='accuracy, evidence wrong', grounded_accuracy='both right',
-    no_evidence_rate='no evidence',
-    giou='gIoU', ciou='cIoU', short_giou='short gIoU', short_ciou='short cIoU',
-    long_giou='long gIoU', long_ciou='long cIoU', pointing_accuracy='pointing',
-    box_accuracy='box', no_target_accuracy='N-acc', target_accuracy='T-acc',
-    parse_failure_rate='failures', truncated_rate='truncated', reasoning_tokens='reasoning, tokens',
-    caption_tokens='caption, tokens', repetition='repetition', fallback_rate='fallback',
-    vlm_calls='VLM calls', sam_calls='SAM calls', generated_tokens='generated, tokens')
-"""Metric -> its title, in the order of the table."""
-
-# These are shares, not percentages.
-_FINE = ('parse_failure_rate', 'truncated_rate', 'repetition', 'fallback_rate', 'no_evidence_rate')
-
 
 def compare_results(results: Sequence[Result]) -> dict[str, Any]:
-    """Compare results about the same samples.
-
-    They are of :class:`ReasonSegMetric`, or all of :class:`QuestionAnsweringMetric`.
+    """Compare results about the same samples, all of one metric
+    (:data:`mmdpad.evaluation.summary.KINDS`).
 
     Samples are paired by id, question and, if a data set has duplicates, their order.
 
@@ -48,29 +32,32 @@ def compare_results(results: Sequence[Result]) -> dict[str, Any]:
         results: Two or more; differences are relative to the first.
 
     Returns:
-        ``results``: a dict with ``name``, ``metrics``, ``intervals``, ``protocol``, ``provenance``
-        (None if unknown) for each; ``differences``: ``name`` and ``metrics`` for each after the
-        first, metric -> the result of :func:`paired_differences`; ``warnings``: why the numbers
-        are not comparable, one sentence each; ``bootstrap``.
+        ``metric``, the name of the metric's class; ``results``: a dict with ``name``, ``metrics``,
+        ``intervals``, ``protocol``, ``provenance`` (None if unknown) for each; ``differences``:
+        ``name`` and ``metrics`` for each after the first, name of a number -> the result of
+        :func:`paired_differences`; ``warnings``: why the numbers are not comparable, one sentence
+        each; ``bootstrap``.
 
     Raises:
         ValueError: The results are about different samples, or of different metrics.
     """
     first, *others = results
+    kind = kind_of(first.rows)
     for other in others:
-        if are_answers(first.rows) != are_answers(other.rows):
-            raise ValueError(f'Results should be of one metric, but one of {first.name!r} and '
-                             f'{other.name!r} is of QuestionAnsweringMetric, and one of '
-                             f'ReasonSegMetric; compare each with its own kind')
+        if (found := kind_of(other.rows)) is not kind:
+            raise ValueError(f'Results should be of one metric, but {first.name!r} is of '
+                             f'{kind.metric}, and {other.name!r} of {found.metric}; compare each '
+                             f'with its own kind')
     paired = [first.rows, *(pair_rows(first, other) for other in others)]
     return dict(
+        metric=kind.metric,
         results=[dict(name=result.name, metrics=summarize(rows), intervals=find_intervals(rows),
                       protocol=result.summary.get('protocol'), provenance=_known(result))
                  for result, rows in zip(results, paired, strict=True)],
         differences=[dict(name=other.name, metrics=paired_differences(first.rows, rows))
                      for other, rows in zip(others, paired[1:], strict=True)],
         warnings=[warning for other in others for warning in find_obstacles(first, other)],
-        bootstrap=BOOTSTRAP)
+        bootstrap=describe_bootstrap(kind))
 
 
 def pair_rows(first: Result, other: Result) -> list[Row]:
@@ -95,10 +82,11 @@ def paired_differences(first: Sequence[Row], second: Sequence[Row]) -> dict[str,
     """How much larger each metric is in the second of two results about the same samples.
 
     Returns:
-        Metric -> ``difference``; ``low`` and ``high``, its 95 % bootstrap interval over samples
-        that are resampled identically for both; and ``other_side``, the share of draws in which
-        the difference is zero or has the other sign (1 if it is zero itself). NaN if no draw has
-        the metric, such as cIoU if all unions are empty.
+        Metric -> ``difference``; ``low`` and ``high``, its 95 % bootstrap interval over samples,
+        or images with all their questions, that are resampled identically for both; and
+        ``other_side``, the share of draws in which the difference is zero or has the other sign (1
+        if it is zero itself). NaN if no draw has the metric, such as cIoU if all unions are empty.
+        Metrics that are no ratio of sums, such as ``macro_f1``, are left out.
     """
     (names, *a), (other_names, *b) = ratios(first), ratios(second)
     shared = [name for name in names if name in other_names]
@@ -137,20 +125,22 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     """A Markdown page: warnings, the table of results, the table of differences, and the origin of
     each result."""
     results = comparison['results']
-    columns = [name for name in COLUMNS if any(name in r['metrics'] for r in results)]
-    titles = [COLUMNS[name] for name in columns]
+    kind = next(kind for kind in KINDS if kind.metric == comparison['metric'])
+    columns = {name: column for name, column in kind.columns.items()
+               if any(name in result['metrics'] for result in results)}
+    titles = [column.title for column in columns.values()]
     parts = [f'**Warning:** {warning}.' for warning in comparison['warnings']]
     parts.append(_table(['result', 'n', *titles], [
         [result['name'], _count(result['metrics']),
-         *(_cell(name, result['metrics'].get(name), *result['intervals'].get(name, ()))
-           for name in columns)] for result in results]))
+         *(_cell(column, result['metrics'].get(name), result['intervals'].get(name))
+           for name, column in columns.items())] for result in results]))
     parts.append(f'In brackets: {100 * comparison["bootstrap"]["level"]:.0f} % bootstrap intervals '
-                 f'over samples. IoU and accuracies are in percent; failures, truncated and '
-                 f'repetition are shares.')
+                 f'over {kind.unit}. {kind.units}')
     parts.append(f'Differences to {results[0]["name"]}, on the same samples; p is the share of '
                  f'draws in which the difference is zero or has the other sign:')
     parts.append(_table(['result', *titles], [
-        [other['name'], *(_difference(name, other['metrics'].get(name)) for name in columns)]
+        [other['name'], *(_difference(column, other['metrics'].get(name))
+                          for name, column in columns.items())]
         for other in comparison['differences']]))
     parts.append('\n'.join(f'- {result["name"]}: {_origin(result["provenance"])}'
                            for result in results))
@@ -171,27 +161,22 @@ def _flat(nested: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return flat
 
 
-def _digits(name: str) -> int:
-    return 3 if name in _FINE else 1
-
-
 def _count(metrics: Mapping[str, float]) -> str:
     nothing = metrics.get('n_no_target')
     return f'{metrics["n"]}' + (f' ({nothing} without a target)' if nothing else '')
 
 
-def _cell(name: str, value: float | None, *interval: float) -> str:
+def _cell(column: Column, value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return '-'
-    digits = _digits(name)
-    low, high = (f'{end:.{digits}f}' for end in interval)
-    return f'{value:.{digits}f} [{low}, {high}]'
+    number, *ends = (f'{one:.{column.digits}f}' for one in (value, *(interval or ())))
+    return f'{number} [{", ".join(ends)}]' if ends else number
 
 
-def _difference(name: str, found: Mapping[str, float] | None) -> str:
+def _difference(column: Column, found: Mapping[str, float] | None) -> str:
     if found is None:
         return '-'
-    value, low, high = (f'{found[key]:+.{_digits(name)}f}' for key in ('difference', 'low', 'high'))
+    value, low, high = (f'{found[key]:+.{column.digits}f}' for key in ('difference', 'low', 'high'))
     return f'{value} [{low}, {high}], p {found["other_side"]:.3f}'
 
 

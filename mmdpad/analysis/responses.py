@@ -45,7 +45,8 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
 
     Raises:
         ValueError: A row cannot be scored (given by its number, from 1) or lacks
-            ``reasoning_tokens``.
+            ``reasoning_tokens``, or a term needs more than a solution, such as labels or answers in
+            words.
     """
     _check_lengths(composition, rows)
     targets = [_read_targets(number, row) for number, row in enumerate(rows, start=1)]
@@ -54,12 +55,20 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
     parsed = [to_model_frame(task.parse(row['response']), coordinates, model_shape)
               for row, (_, task) in zip(rows, read, strict=True)]
     rollout = RolloutBatch(
-        data_samples=[SimpleNamespace(model_targets=own, task=name)
+        data_samples=[_Question(model_targets=own, task=name)
                       for own, (name, _) in zip(targets, read, strict=True)],
         model_images=[], group_size=1, texts=[row['response'] for row in rows], parsed=parsed,
         reasoning_tokens=torch.tensor([math.nan if row.get('reasoning_tokens') is None
                                        else float(row['reasoning_tokens']) for row in rows]))
-    composition.score(rollout)
+    try:
+        composition.score(rollout)
+    except RuntimeError as error:
+        cause = error.__cause__
+        if not (isinstance(cause, ValueError) or isinstance(cause, AttributeError)
+                and isinstance(cause.obj, _Question)):
+            raise
+        raise ValueError(f'{error}. Of its question, a line gives a term no more than `solution` '
+                         f'and `task`; leave out the term') from error
     total = composition.total(rollout)
     return [dict(
         row, failure=answer.reason if isinstance(answer, ParseFailure) else None,
@@ -69,6 +78,13 @@ def score_responses(rows: Sequence[Mapping[str, Any]],
         published=(None if _is_list(row['solution']) or coordinates != 'pixels' else
                    score_response(row['response'], row['solution'])))
         for i, (row, answer) in enumerate(zip(rows, parsed, strict=True))]
+
+
+class _Question(SimpleNamespace):
+    """What a line says about its question, in place of a data sample."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return getattr(self, name, default)
 
 
 def summarize_responses(scored: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from mmdpad.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios
+from mmdpad.evaluation.measures import Measure, Row
 from mmdpad.evaluation.pairing import Key, number_samples, show_keys
-from mmdpad.evaluation.summary import MEASURES as OF_ANSWERS
-from mmdpad.evaluation.summary import Measure, Row
+from mmdpad.evaluation.segmentation_summary import MEASURES as OF_ANSWERS
 from mmdpad.utils import read_jsonl, training_logs
 
 from .seeds import seeds_and_scenes_interval, t_interval

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import os.path as osp
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from mmdpad.geometry.masks import MOST_PIXELS, encode_mask
 from mmdpad.structures import ParseFailure
 from mmdpad.utils import to_jsonl, write_atomically
 from mmdpad.visualization import draw_answer
+from mmdpad.visualization.answer import label_texts
+from mmdpad.visualization.regions import Regions
 
 from .inputs import Query
 
@@ -60,7 +61,7 @@ class Answer(dict):
             seconds=dict(prepare=prepare_seconds, **reasoning['seconds']))
 
     def draw(self) -> np.ndarray:
-        """The image with mask, box and points, and the text beside it: (h, w, 3) uint8 RGB.
+        """The image with mask, boxes and points, and the text beside it: (h, w, 3) uint8 RGB.
 
         Raises:
             DatasetError, ValueError: The file is gone or has been replaced.
@@ -69,12 +70,20 @@ class Answer(dict):
         if isinstance(image, str):
             image = read_image(image, MOST_PIXELS)
         return draw_answer(
-            image, None if self['failure'] else self['mask'],
-            [item['box'] for item in self['objects']],
-            [point for item in self['objects'] for point in item['points']],
-            self['question'], self['reasoning'],
-            self['caption'] or list_objects(self['objects']),
-            note=self['failure'] and f'No answer: {self["failure"]}', answer=self.get('answer'))
+            image, question=self['question'], think=self['reasoning'], caption=self['caption'],
+            note=self['failure'] and f'No answer: {self["failure"]}', answer=self.get('answer'),
+            descriptions=[item.get('description', '') for item in self['objects']],
+            **vars(self.regions))
+
+    @property
+    def regions(self) -> Regions:
+        """What :meth:`draw` draws on the image."""
+        objects = self['objects']
+        labels = label_texts([item['label'] for item in objects if 'label' in item],
+                             [item['score'] for item in objects])
+        return Regions(None if self['failure'] else self['mask'],
+                       [item['box'] for item in objects], labels,
+                       points=[point for item in objects for point in item['points']])
 
     def write(self, log: str, picture: np.ndarray | None = None) -> str:
         """Append a line to a :func:`new_log` (the mask as COCO RLE) and save the picture beside
@@ -100,13 +109,6 @@ class Answer(dict):
     def _repr_png_(self) -> bytes:
         """What IPython displays."""
         return _as_png(self.draw())
-
-
-def list_objects(objects: Sequence[Mapping[str, Any]]) -> str:
-    """Labels and descriptions of objects in words, ``label: description; ...``; empty if they have
-    none."""
-    return '; '.join(': '.join(filter(None, (item['label'], item['description'])))
-                     for item in objects if item.get('label'))
 
 
 def _as_png(picture: np.ndarray) -> bytes:

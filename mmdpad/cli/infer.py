@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog, description='Ask a question about images: the answer is a picture with mask, box and '
-        'points, the reasoning and a caption. The default is the toy model, which ships with '
-        'mmdpad and only knows synthetic scenes of plain shapes.')
+        'points, the reasoning and a caption, or what another task asks for: labelled boxes, or '
+        'words. The default is the toy model, which ships with mmdpad and only knows synthetic '
+        'scenes of plain shapes.')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files, or folders')
     parser.add_argument('question', help='asked about each image')
     parser.add_argument('--config', default=TOY_CONFIG, help='path of a config file, or the name '
@@ -109,11 +110,26 @@ def format_answer(answer: dict[str, Any], picture: str) -> str:
                 caption=answer['caption'], answer=answer.get('answer'))
     if answer['failure']:
         rows['no answer'] = answer['failure']
-    for number, item in enumerate(answer['objects'], start=1):
+    labelled = any('label' in item for item in answer['objects'])
+    for number, item in enumerate(() if labelled else answer['objects'], start=1):
         name = 'box' if len(answer['objects']) == 1 else f'box {number}'
-        sides = ', '.join(f'{side:.0f}' for side in item['box'])
-        said = ': '.join(filter(None, (item.get('label'), item.get('description'))))
-        rows[name] = ', '.join(filter(None, (f'{sides} (x1, y1, x2, y2; pixels)', said)))
+        rows[name] = f'{_sides(item)} (x1, y1, x2, y2; pixels)'
     rows['picture'] = picture
     width = max(map(len, rows))
-    return '\n'.join(f'  {name:{width}}  {printable(text)}' for name, text in rows.items() if text)
+    lines = [f'  {name:{width}}  {printable(text)}' for name, text in rows.items() if text]
+    return '\n'.join(lines + (format_objects(answer['objects']) if labelled else []))
+
+
+def format_objects(objects: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of labelled objects, a line each."""
+    from mmdpad.visualization.text_panel import printable
+    table = [('label', 'score', 'x1, y1, x2, y2', 'description'), *(
+        (item['label'], f'{item["score"]:.2f}', _sides(item), item['description'])
+        for item in objects)]
+    cells = [[' '.join(printable(cell).split()) for cell in row] for row in table]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ['', *('  ' + '  '.join(map(str.ljust, row, widths)).rstrip() for row in cells)]
+
+
+def _sides(item: dict[str, Any]) -> str:
+    return ', '.join(f'{side:.0f}' for side in item['box'])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,8 +12,7 @@ import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import FlexibleRunner, Runner
 
-from mmdpad.evaluation.metrics import ReasonSegMetric
-from mmdpad.evaluation.summary import MEASURES, PARTS
+from mmdpad.evaluation.metrics.result_file import ResultFileMetric
 from mmdpad.models import ConceptAgent, ConceptDecoder, ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.attention_support import SHARED_PREFIX, attention_names
 from mmdpad.models.heads.quantization import NOT_SHARDED
@@ -162,40 +160,38 @@ def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str
         prefixes |= {f'{part}/{_prefix(node)}': node.kind
                      for number, part in enumerate(parts) for node in metrics
                      if node.path.split('.')[2:3] == [str(number)]}
-    for path, name in _named_metrics(nodes):
+    for path, name, rule in _named_metrics(nodes):
         prefix, _, own = name.rpartition('/')
         if prefix not in prefixes:
             known = ', '.join(f"'{one}/...'" for one in sorted(prefixes))
             yield (f'`{path}` should be a metric of `val_evaluator` ({known}), but got {name!r}; '
                    f'correct it')
-        elif issubclass(prefixes[prefix], ReasonSegMetric) and not _NAMES.fullmatch(own):
-            close = difflib.get_close_matches(own, MEASURES, n=1)
+        elif issubclass(prefixes[prefix], ResultFileMetric) and not prefixes[prefix].kind.has(own):
+            close = difflib.get_close_matches(own, prefixes[prefix].kind.columns, n=1)
             advice = renamed.advice('metric', name) or (
                 f"did you mean '{prefix}/{close[0]}'?" if close else 'correct it')
             yield (f'`{path}` should be a metric of {prefixes[prefix].__name__}, but got {name!r}; '
                    f'{advice}')
+        elif (issubclass(prefixes[prefix], ResultFileMetric) and rule == 'greater'
+              and prefixes[prefix].kind.less_is_better(own)):
+            yield (f"`rule` beside `{path}` should be 'less' for {name!r}, of which less is "
+                   f"better, but got 'greater'; set it")
 
 
-def _named_metrics(nodes: list[Node]) -> Iterator[tuple[str, str]]:
-    """Path and name of each metric of a validation that a hook or a scheduler reads."""
+def _named_metrics(nodes: list[Node]) -> Iterator[tuple[str, str, Any]]:
+    """Path, name and ``rule`` of each metric of a validation that a hook or a scheduler reads."""
     for node in nodes:
         best = node.entry.get('save_best') if node.is_kind(CheckpointHook) else None
         for name in [best] if isinstance(best, str) else best or ():
             if name != 'auto':
-                yield f'{node.path}.save_best', name
+                yield f'{node.path}.save_best', name, node.entry.get('rule')
         if node.registry in (HOOKS, PARAM_SCHEDULERS) and inspect.isclass(node.kind):
             defaults = inherited_arguments(node.kind)
             name = node.entry.get('monitor', defaults['monitor']) if 'monitor' in defaults else None
             if isinstance(name, str):
-                yield f'{node.path}.monitor', name
+                yield f'{node.path}.monitor', name, node.entry.get('rule')
 
 
 def _prefix(node: Node) -> str:
     """The prefix of a metric's names; empty if its names have various prefixes."""
     return node.entry.get('prefix') or node.kind.default_prefix or ''
-
-
-# The names in the results of ReasonSegMetric, from `summarize` and its intervals.
-_NAMES = re.compile('|'.join((*MEASURES, 'n', *(
-    f'n_{part}' for part in (*PARTS, 'no_target', 'objects', 'fallback')),
-                              r'failed_\w+', '[gc]iou_(low|high)')))

@@ -14,19 +14,9 @@ import numpy as np
 from mmdpad.models.scorers.log_odds import sigmoid
 
 from .bootstrap import bootstrap_ratios, percentile_interval
-from .provenance import published
-from .results import UNKNOWN
 
-NO_SCORES = 'none: every box has the score 1'
 BINS = 10
 EQUAL = ('mass', 'width')
-
-
-def published_scorer(scores: np.ndarray) -> Any:
-    """What gave the boxes of an evaluation their scores (n,): the options of the model's scorer and
-    its calibration, as :class:`ProvenanceHook` reports them, or a sentence."""
-    return published().get('protocol', {}).get('box_scorer') or (
-        UNKNOWN if (np.asarray(scores) != 1).any() else NO_SCORES)
 
 
 def find_bins(scores: np.ndarray, bins: int = BINS, equal: str = 'mass') -> np.ndarray:
@@ -81,29 +71,24 @@ def brier_score(scores: np.ndarray, right: np.ndarray) -> float:
     return float(np.mean((scores - right)**2)) if len(scores) else np.nan
 
 
-def summarize_scores(scores: np.ndarray, right: np.ndarray, images: np.ndarray, number: int
-                     ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """``ece`` (bins of equal mass), ``ece_width`` (of equal width), ``brier`` and their bootstrap
-    intervals over images, with the bins of all boxes.
+def calibration_error_interval(scores: np.ndarray, right: np.ndarray, images: np.ndarray,
+                               number: int, equal: str = 'mass') -> list[float]:
+    """The bootstrap interval over images of :func:`expected_calibration_error`, with the bins of
+    all boxes.
 
     Args:
         scores, right: (n,), n >= 1.
         images: (n,) long, the image of each box.
         number: Number of images, also of those without boxes.
+        equal: See :func:`find_bins`.
+
+    Returns:
+        [low, high].
     """
-    metrics, intervals = {}, {}
-    counts = np.bincount(images, minlength=number).astype(float)
-    for name, equal in (('ece', 'mass'), ('ece_width', 'width')):
-        gaps = np.zeros((BINS, number))
-        np.add.at(gaps, (find_bins(scores, equal=equal), images), scores - right)
-        draws = np.abs(bootstrap_ratios(gaps, np.tile(counts, (BINS, 1)))).sum(axis=1)
-        metrics[name] = expected_calibration_error(scores, right, equal=equal)
-        intervals[name] = percentile_interval(draws[:, None])[0].tolist()
-    errors = np.bincount(images, (scores - right)**2, number)
-    metrics['brier'] = brier_score(scores, right)
-    intervals['brier'] = percentile_interval(
-        bootstrap_ratios(errors[None], counts[None]))[0].tolist()
-    return metrics, intervals
+    gaps, counts = np.zeros((BINS, number)), np.bincount(images, minlength=number).astype(float)
+    np.add.at(gaps, (find_bins(scores, equal=equal), images), scores - right)
+    draws = np.abs(bootstrap_ratios(gaps, np.tile(counts, (BINS, 1)))).sum(axis=1)
+    return percentile_interval(draws[:, None])[0].tolist()
 
 
 def fit_platt(inputs: np.ndarray, right: np.ndarray) -> dict[str, Any]:

@@ -39,6 +39,8 @@ _CHOSEN = ('split', 'split_file', 'texts', 'text_mode', 'num_samples', 'sample_s
 # Image files, which are identified by name and size alone.
 _IMAGES = ('img_path', 'shard')
 _KEY = 'provenance'
+UNKNOWN = 'unknown: nothing reported where the answers come from (a run with ProvenanceHook does)'
+NO_SCORES = 'none: every box has the score 1'
 
 
 def publish(record: dict[str, Any] | None) -> None:
@@ -54,6 +56,13 @@ def publish(record: dict[str, Any] | None) -> None:
 def published() -> dict[str, Any]:
     """The last record of :func:`publish`; empty if unknown."""
     return MessageHub.get_current_instance().get_info(_KEY) or {}
+
+
+def published_scorer(scores: np.ndarray) -> Any:
+    """What gave the boxes of an evaluation their scores (n,): the options of the model's scorer and
+    its calibration, as :class:`ProvenanceHook` reports them, or a sentence."""
+    return published().get('protocol', {}).get('box_scorer') or (
+        UNKNOWN if (np.asarray(scores) != 1).any() else NO_SCORES)
 
 
 def trained_iterations() -> int:

@@ -13,16 +13,16 @@ from typing import Any
 
 from mmdpad.utils import jsonable, read_jsonl, unique_path, write_atomically, write_jsonl
 
-from .summary import BOOTSTRAP, Row, are_answers, find_intervals, summarize
-
-UNKNOWN = 'unknown: nothing reported where the answers come from (a run with ProvenanceHook does)'
-
-# Columns that every version of a metric writes; a row without them comes from elsewhere.
-_NEEDED = dict(
-    ReasonSegMetric=('id', 'question', 'is_sentence', 'iou', 'intersection', 'union', 'failure',
-                     'truncated'),
-    QuestionAnsweringMetric=('id', 'question', 'accuracy', 'num_evidence', 'failure', 'truncated'),
-    DetectionMetric=('id', 'image', 'question', 'scores', 'box_right', 'features'))
+from .measures import Row
+from .provenance import UNKNOWN
+from .summary import (
+    METRICS,
+    describe_bootstrap,
+    find_intervals,
+    kind_of,
+    kind_of_summary,
+    summarize,
+)
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,18 @@ def summarize_result(rows: Sequence[Row], protocol: dict[str, Any],
     """The content of a result's JSON file, except ``samples``.
 
     Args:
-        rows: Of :func:`score_sample`, at least one.
+        rows: Of one of :data:`mmdpad.evaluation.summary.KINDS`, at least one.
         protocol: Options on which the numbers depend.
         provenance: Where they come from, see :mod:`mmdpad.evaluation.provenance`; None if unknown.
 
     Returns:
         ``protocol``; ``metrics``, see :func:`summarize`; ``intervals``, [low, high] by the name of
-        a metric; ``bootstrap``, how these were found; ``provenance``.
+        a metric; ``bootstrap``, how these were found; ``tables`` of the kind; ``provenance``.
     """
+    kind = kind_of(rows)
     return dict(protocol=protocol, metrics=summarize(rows), intervals=find_intervals(rows),
-                bootstrap=BOOTSTRAP, provenance=UNKNOWN if provenance is None else provenance)
+                bootstrap=describe_bootstrap(kind), **kind.tables(rows),
+                provenance=UNKNOWN if provenance is None else provenance)
 
 
 def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str:
@@ -74,13 +76,9 @@ def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str
     return where
 
 
-def read_result(path: str, metric: str | None = None) -> Result:
+def read_result(path: str) -> Result:
     """Read a result from either of its files, from a file of ``tools/test.py --out``, or the newest
     result below a folder.
-
-    Args:
-        path: Of the file or folder.
-        metric: The class that wrote it; None for ReasonSegMetric or QuestionAnsweringMetric.
 
     Raises:
         ValueError: There is no result, its lines were not written, or they are not those of a
@@ -98,17 +96,20 @@ def read_result(path: str, metric: str | None = None) -> Result:
         summary = _read_summary(place)
         if not summary or summary['samples'] is None:
             raise ValueError(f'{place} should name the lines of one result as its `samples`; name '
-                             f'the file that ReasonSegMetric wrote')
+                             f'the file that {METRICS} wrote')
         lines = place.parent / summary['samples']
     rows = list(read_jsonl(str(lines)))
-    metric = metric or ('QuestionAnsweringMetric' if are_answers(rows) else 'ReasonSegMetric')
-    for number, row in enumerate(rows, start=1):
-        missing = [name for name in _NEEDED[metric] if name not in row]
-        if missing:
-            raise ValueError(f'{lines} should hold lines of {metric}, but line {number} '
-                             f'lacks {", ".join(missing)}')
     if not rows:
-        raise ValueError(f'{lines} should hold lines of {metric}, but is empty')
+        raise ValueError(f'{lines} should hold lines of {METRICS}, but is empty')
+    try:
+        kind = kind_of(rows)
+    except ValueError as error:
+        raise ValueError(f'{lines}: {error}') from error
+    for number, row in enumerate(rows, start=1):
+        missing = [name for name in kind.needed if name not in row]
+        if missing:
+            raise ValueError(f'{lines} should hold lines of {kind.metric}, but line {number} '
+                             f'lacks {", ".join(missing)}')
     return Result(path, rows, summary)
 
 
@@ -116,13 +117,21 @@ def find_newest_result(folder: str) -> Path:
     """The newest summary below a folder.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or beside it are results of other metrics, as of a test of
+            several tasks.
     """
     found = find_summaries(folder)
     if not found:
-        raise ValueError(f'{folder!r} should hold a result of ReasonSegMetric (NAME.json beside '
+        raise ValueError(f'{folder!r} should hold a result of {METRICS} (NAME.json beside '
                          f'NAME.jsonl), but holds none')
-    return list(found)[-1]
+    newest = list(found)[-1]
+    kinds = {kind.metric: path.name for path, summary in found.items()
+             if path.parent == newest.parent and (kind := kind_of_summary(summary))}
+    if len(kinds) > 1:
+        raise ValueError(f'{folder!r} should hold results of one metric, but the newest ones in '
+                         f'{newest.parent} are '
+                         f'{", ".join(kinds.values())}; name one of these files')
+    return newest
 
 
 def find_summaries(folder: str) -> dict[Path, dict[str, Any]]:
@@ -146,7 +155,7 @@ def _read_summary(path: Path) -> dict[str, Any] | None:
 
 
 def describe_results(metrics: dict[str, float], evaluator: Any, path: str) -> dict[str, Any]:
-    """All numbers of an evaluation, and the summary of each :class:`ReasonSegMetric`.
+    """All numbers of an evaluation, and the summary of each metric that writes a result.
 
     Args:
         metrics: The evaluator's numbers, with prefixes.

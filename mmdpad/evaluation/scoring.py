@@ -32,6 +32,23 @@ def identify(sample: dict) -> dict[str, Any]:
     return {name: sample.get(key) for name, key in ORIGIN.items()}
 
 
+def describe_response(sample: dict) -> dict[str, Any]:
+    """The columns of a sample's row about its response, whatever it answers: ``failure`` and
+    ``failure_detail`` (None if it is usable), ``think``, ``caption``, ``reasoning_tokens``,
+    ``caption_tokens``, ``repetition`` (of the reasoning), ``truncated`` and ``response``."""
+    reasoning = sample.get('reasoning', {})
+    parsed = reasoning.get('parsed')
+    failure = parsed if isinstance(parsed, ParseFailure) else None
+    think = getattr(parsed, 'think', None)
+    return dict(
+        failure=failure and failure.reason, failure_detail=failure and failure.detail,
+        think=think, caption=getattr(parsed, 'caption', None),
+        reasoning_tokens=reasoning.get('reasoning_tokens'),
+        caption_tokens=reasoning.get('caption_tokens'),
+        repetition=repetition(think) if think else None,
+        truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
+
+
 def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) -> dict[str, Any]:
     """The row of a result file about one sample: plain data, except for NumPy number types.
 
@@ -46,18 +63,13 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         ``num_targets``, and ``empty_target`` (True) where that is 0 and should be 1. Its scores:
         those of :func:`score_mask`; ``pointing`` (:func:`score_points`; for a question without a
         target, 1 if no point is given, else 0) and ``boxes_right`` (:func:`boxes_are_right`), 0 and
-        False for a failed sample, None if the model gives no points or boxes. The answer:
-        ``failure`` and ``failure_detail`` (None if it is usable), ``boxes``, ``points``,
-        ``scores``, ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``repetition``
-        (of the reasoning), ``truncated``, ``response``; from a decoder that takes captions also
-        ``fallback``, of each object; from an agent ``vlm_calls``, ``sam_calls`` and
-        ``generated_tokens``.
+        False for a failed sample, None if the model gives no points or boxes. The answer: those of
+        :func:`describe_response`, where a mask that was not decoded is a failure, too; ``boxes``,
+        ``points``, ``scores``; from a decoder that takes captions also ``fallback``, of each
+        object; from an agent ``vlm_calls``, ``sam_calls`` and ``generated_tokens``.
     """
     sample = _as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
-    reasoning = sample.get('reasoning', {})
-    parsed = reasoning.get('parsed')
-    think = getattr(parsed, 'think', None)
     mask, failure, overlap = score_mask(sample, ignore_regions)
     boxes, points = predicted.get('bboxes'), predicted.get('points')
     row = dict(
@@ -67,15 +79,11 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         pointing=None if points is None else _pointing(points, sample, failure, ignore_regions),
         boxes_right=None if boxes is None else failure is None and boxes_are_right(
             boxes.tolist(), _target_boxes(sample)),
-        failure=failure and failure.reason, failure_detail=failure and failure.detail,
         boxes=_plain(boxes), points=_plain(points), scores=_plain(predicted.get('scores')),
-        think=think, caption=getattr(parsed, 'caption', None),
-        reasoning_tokens=reasoning.get('reasoning_tokens'),
-        caption_tokens=reasoning.get('caption_tokens'),
-        repetition=repetition(think) if think else None,
-        truncated=reasoning.get('truncated', False), response=reasoning.get('response'),
         **(dict(fallback=_plain(predicted['fallback'])) if 'fallback' in predicted else {}),
-        **reasoning.get('calls', {}))
+        **describe_response(sample) | dict(
+            failure=failure and failure.reason, failure_detail=failure and failure.detail),
+        **sample.get('reasoning', {}).get('calls', {}))
     if save_masks:
         _, target = apply_protocol(mask, *target_and_ignored(sample), ignore_regions)
         row.update(mask=encode_mask(mask), target=encode_mask(target))

@@ -5,26 +5,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw
 
 from mmdpad.geometry.masks import decode_mask
 
+from .regions import Boxes, Regions, draw_regions
 from .text_panel import draw_text_panel
 
-# Distinguishable for people with the common kinds of color blindness.
-MASK, BOX, POINT, TRUTH = (0, 130, 255), (255, 170, 0), (225, 30, 90), (0, 190, 110)
-_SMALLEST, _LARGEST = 512, 1280  # limits of the drawn image's longer side
-_OPACITY = 0.45
 _BACKGROUND = 255
 
 
 def draw_answer(image: np.ndarray,
                 mask: np.ndarray | None = None,
-                boxes: Sequence[Sequence[float]] = (),
+                boxes: Boxes = (),
                 points: Sequence[Sequence[float]] = (),
                 question: str = '',
                 think: str | None = None,
@@ -32,10 +28,16 @@ def draw_answer(image: np.ndarray,
                 gt_mask: np.ndarray | None = None,
                 note: str | None = None,
                 panel: bool = True,
-                answer: str | None = None) -> np.ndarray:
+                answer: str | None = None,
+                labels: Sequence[str] = (),
+                descriptions: Sequence[str] = (),
+                right: Sequence[bool | None] = (),
+                gt_boxes: Boxes = (),
+                gt_labels: Sequence[str] = ()) -> np.ndarray:
     """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
-    Small images are enlarged and large ones reduced so that lines and text are readable.
+    Small images are enlarged and large ones reduced so that lines and text are readable. Labels
+    for which there is no room are left out, and the legend says how many.
 
     Args:
         image: (H, W, 3) uint8 RGB, the original frame.
@@ -47,28 +49,36 @@ def draw_answer(image: np.ndarray,
         note: A further line, such as an IoU or the reason for a failure.
         panel: Whether to put the texts and a legend beside or below the image.
         answer: The answer in words.
+        labels: A text at each box, such as its class and score.
+        descriptions: A text about each box for the panel, after its label.
+        right: Whether each box is right, None for neither right nor wrong; empty if unknown.
+        gt_boxes, gt_labels: The true boxes, and a text at each.
 
     Returns:
         (h, w, 3) uint8 RGB.
 
     Raises:
-        ValueError: The image is not uint8 (H, W, 3), or a mask has another size.
+        ValueError: The image is not uint8 (H, W, 3), a mask has another size, or there are not as
+            many texts as boxes.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f'`image` should be a uint8 array (H, W, 3), but got {image.dtype} '
                          f'{image.shape}')
-    for name, region in (('mask', mask), ('gt_mask', gt_mask)):
-        if region is not None and region.shape != image.shape[:2]:
-            raise ValueError(f'`{name}` should have the size of the image {image.shape[:2]}, but '
-                             f'got {region.shape}')
-    picture = draw_regions(image, mask, boxes, points, gt_mask)
+    for name, texts, of, number in (
+            ('labels', labels, 'boxes', len(boxes)), ('right', right, 'boxes', len(boxes)),
+            ('descriptions', descriptions, 'boxes', len(boxes)),
+            ('gt_labels', gt_labels, 'gt_boxes', len(gt_boxes))):
+        if len(texts) not in (0, number):
+            raise ValueError(f'`{name}` should have an entry for each of the {number} `{of}`, or '
+                             f'none, but has {len(texts)}')
+    picture, legend = draw_regions(image, Regions(mask, boxes, labels, right, points, gt_mask,
+                                                  gt_boxes, gt_labels))
     if not panel:
         return picture
-    legend = [item for item, given in (
-        (('predicted mask', MASK), mask is not None), (('box', BOX), len(boxes)),
-        (('points', POINT), len(points)), (('true mask', TRUTH), gt_mask is not None)) if given]
+    said = '\n'.join(': '.join(filter(None, both)) for both in zip_longest(labels, descriptions)
+                     if both[1])
     sections = [('Question', question), ('Reasoning', think or ''), ('Answer', answer or ''),
-                ('Caption', caption or ''), ('Result', note or '')]
+                ('Caption', caption or ''), ('Objects', said), ('Result', note or '')]
     height, width = picture.shape[:2]
     font_size = max(14, round(max(height, width) / 55))
     if width > 1.25 * height:
@@ -78,16 +88,16 @@ def draw_answer(image: np.ndarray,
 
 
 def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
-             with_reasoning: bool = True, panel: bool = True) -> np.ndarray:
+             with_reasoning: bool = True) -> np.ndarray:
     """Draw a line of a result file.
 
     Args:
         image: (H, W, 3) uint8 RGB, the original frame.
-        row: A line of :class:`ReasonSegMetric` or :class:`QuestionAnsweringMetric`; without
-            ``mask`` and ``target`` (``save_masks``), no masks are drawn.
+        row: A line of :class:`ReasonSegMetric`, :class:`DetectionMetric` or
+            :class:`QuestionAnsweringMetric`; without ``mask`` and ``target`` (``save_masks``), no
+            masks are drawn.
         note: The last line of the picture; None for :func:`verdict`.
-        with_reasoning: Whether to add reasoning and caption to the panel.
-        panel: As in :func:`draw_answer`.
+        with_reasoning: Whether to add reasoning, caption and descriptions to the panel.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -95,25 +105,47 @@ def draw_row(image: np.ndarray, row: Mapping[str, Any], note: str | None = None,
     Raises:
         ValueError: A mask is broken or has another size than the image.
     """
+    texts = dict(think=row.get('think'), caption=row.get('caption'),
+                 descriptions=row.get('descriptions') or ()) if with_reasoning else {}
+    return draw_answer(image, question=row['question'], note=note or verdict(row),
+                       answer=row.get('answer'), **vars(regions_of(row)), **texts)
+
+
+def regions_of(row: Mapping[str, Any]) -> Regions:
+    """What :func:`draw_row` draws on the image.
+
+    Raises:
+        ValueError: A mask is broken.
+    """
     mask, target = (None if row.get(name) is None else decode_mask(row[name])
                     for name in ('mask', 'target'))
-    return draw_answer(
-        image, mask, row.get('boxes') or [],
-        [point for points in row.get('points') or [] for point in points], row['question'],
-        row.get('think') if with_reasoning else None,
-        row.get('caption') if with_reasoning else None, target, note or verdict(row), panel,
-        row.get('answer'))
+    return Regions(
+        mask, row.get('boxes') or (), label_texts(row.get('label_names', ()), row.get('scores')),
+        row.get('box_right', ()), [point for points in row.get('points') or () for point in points],
+        target, row.get('target_boxes', row.get('evidence', ())), row.get('target_names', ()))
+
+
+def label_texts(names: Sequence[str], scores: Sequence[float] | None) -> list[str]:
+    """The names of boxes, with their scores unless all are 1, as they are without a scorer."""
+    if not names or not scores or all(score == 1 for score in scores):
+        return list(names)
+    return [f'{name} {score:.2f}' for name, score in zip(names, scores, strict=True)]
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """The quality of the answer in a result file's line, in words."""
+    """The quality of the answer in a result file's line, in words; empty if it is not judged."""
     if row['failure']:
         return f'unusable answer: {row["failure"]}'
-    if 'accuracy' not in row:
-        return f'IoU {row["iou"]:.2f}'
-    wanted = ', '.join(dict.fromkeys(row['answers']))
-    seen = '' if row['evidence_iou'] is None else f', evidence IoU {row["evidence_iou"]:.2f}'
-    return f'accuracy {row["accuracy"]:.2f} (right: {wanted}){seen}'
+    if 'accuracy' in row:
+        wanted = ', '.join(dict.fromkeys(row['answers']))
+        seen = ('' if row['evidence_iou'] is None else
+                f', evidence IoU {row["evidence_iou"]:.2f}')
+        return f'accuracy {row["accuracy"]:.2f} (right: {wanted}){seen}'
+    if 'missed' in row:
+        invented = f' ({row["invented"]} with other labels)' if row['invented'] else ''
+        counts = f'{row["right"]} right, {row["wrong"]} wrong{invented}, {row["missed"]} missed'
+        return counts if row['targets'] else f'{counts}: there is no target'
+    return f'IoU {row["iou"]:.2f}' if 'iou' in row else ''
 
 
 def draw_grid(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int = 12
@@ -142,57 +174,6 @@ def draw_grid(pictures: Sequence[np.ndarray], columns: int | None = None, gap: i
             y, x = sum(heights[:r]) + gap * r, sum(widths[:c]) + gap * c
             canvas[y:y + picture.shape[0], x:x + picture.shape[1]] = picture
     return canvas
-
-
-def _scale(shape: tuple[int, int]) -> float:
-    longer = max(shape)
-    return min(max(longer, _SMALLEST), _LARGEST) / longer
-
-
-def draw_regions(image: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequence[float]],
-                 points: Sequence[Sequence[float]],
-                 gt_mask: np.ndarray | None = None) -> np.ndarray:
-    """:func:`draw_answer` without any text: the image, enlarged or reduced, with all regions."""
-    scale = _scale(image.shape[:2])
-    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])  # width, height
-    resample = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
-    canvas = np.array(Image.fromarray(image).resize(size, resample))
-    line = max(2, round(max(size) / 350))
-    if mask is not None:
-        region = _resize_mask(mask, size)
-        canvas[region] = (canvas[region] * (1 - _OPACITY) + np.array(MASK) * _OPACITY).astype(
-            np.uint8)
-        _outline(canvas, region, MASK, line)
-    if gt_mask is not None:
-        _outline(canvas, _resize_mask(gt_mask, size), TRUTH, line)
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
-    # Coordinates from a model may lie anywhere; drawing needs them near the picture.
-    to_canvas = [size[0] / image.shape[1], size[1] / image.shape[0]]
-    for box in boxes:
-        corners = np.clip(np.array(box, float).reshape(2, 2) * to_canvas, 0, np.array(size) - 1)
-        (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-        for thickness, color in ((line + 1, (0, 0, 0)), (line, BOX)):
-            draw.rectangle([left, top, right, bottom], outline=color, width=thickness)
-    for point in points:
-        x, y = np.clip(np.array(point, float) * to_canvas, 0, np.array(size) - 1)
-        radius = 2.5 * line
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=POINT,
-                     outline=(255, 255, 255), width=max(1, line // 2))
-    return np.array(picture)
-
-
-def _resize_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    return np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-
-
-def _outline(canvas: np.ndarray, region: np.ndarray, color: tuple[int, int, int],
-             line: int) -> None:
-    """Draw the region's outline into the canvas: the color on a wider white line."""
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP,
-                                   cv2.CHAIN_APPROX_NONE)
-    for thickness, ink in ((line + 2, (255, 255, 255)), (line, color)):
-        cv2.drawContours(canvas, contours, -1, ink, thickness, cv2.LINE_AA)
 
 
 def _stack(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:

@@ -22,17 +22,20 @@ if TYPE_CHECKING:
 Series = dict[str, tuple[list[int], list[float]]]
 
 # Title, unit of the y axis, names of the series: a trailing '/' matches all names with this
-# prefix, and a signal also matches those of other terms, prefixed with their name ('domain_s_roi').
+# prefix, a signal also matches those of other terms, prefixed with their name ('domain_s_roi'), and
+# a validation also that of a data set among several ('val: detection/detection/f1').
 _PANELS = (
-    ('Mean reward', 'sum of weighted terms', ('reward',)),
+    ('Mean reward', 'sum of weighted terms', ('reward', 'task_reward/')),
     ('Reward terms', 'mean of each term, unweighted', ('reward/',)),
     ('Similarities', 'cosine', ('signal/s_roi', 'signal/s_image', 'signal/s_margin')),
     ('Rank of the region', '1: nothing fits the caption better', ('signal/s_rank',)),
     ('Reasoning length', 'tokens inside <think>',
-     ('reasoning_tokens', 'val: reasonseg/reasoning_tokens')),
+     ('reasoning_tokens', 'val: reasonseg/reasoning_tokens', 'val: detection/reasoning_tokens',
+      'val: vqa/reasoning_tokens')),
     ('KL to the start policy', 'nats per token', ('kl', 'kl_loss')),
     ('Entropy', 'nats per token', ('entropy',)),
-    ('Validation', 'percent', ('val: reasonseg/giou', 'val: reasonseg/ciou')),
+    ('Validation', 'percent', ('val: reasonseg/giou', 'val: reasonseg/ciou', 'val: detection/f1',
+                               'val: vqa/accuracy', 'val: vqa/evidence_iou')),
 )
 _COLUMNS = 3
 _SHORT = 30  # curves with at least this many values are smoothed
@@ -43,7 +46,7 @@ _SEEDS = (('reward', 'mean reward'), ('reward/discriminative', 'discriminative t
 
 
 def plot_curves(logs: str | Sequence[str], out_png: str) -> str:
-    """Plot reward, its terms, reasoning length, KL, entropy and validation IoU over training steps.
+    """Plot reward, its terms, reasoning length, KL, entropy and validation over training steps.
 
     Args:
         logs: ``vis_data/scalars.json`` of a run (or the ``.json`` beside it); for a resumed run
@@ -173,6 +176,8 @@ def _select(series: Series, names: tuple[str, ...]) -> Series:
 def _matches(name: str, wanted: str) -> bool:
     kind, _, signal = wanted.partition('/')
     return (name == wanted or wanted.endswith('/') and name.startswith(wanted)
+            or kind.startswith('val: ') and name.startswith('val: ')
+            and name.endswith(wanted.replace('val: ', '/'))
             or kind == 'signal' and name.startswith('signal/') and name.endswith(f'_{signal}'))
 
 
@@ -208,7 +213,8 @@ def _draw_panel(axes: Axes, title: str, unit: str, lines: Series) -> None:
 def _draw(axes: Axes, name: str, steps: list[int], values: list[float]) -> None:
     """A line with a dot for each value; for a long series, a smoothed line over the faint values.
     """
-    label = name.split('/')[-1] + (' (validation)' if name.startswith('val: ') else '')
+    *dataset, _, number = name.removeprefix('val: ').rsplit('/', 2) if '/' in name else ('', name)
+    label = ' '.join([*dataset, number]) + (' (validation)' if name.startswith('val: ') else '')
     if len(values) < _SHORT:
         axes.plot(steps, values, marker='o', markersize=3, label=label)
         return

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from mmdpad.analysis.box_calibration import curves, fit_calibration, format_calibration
+from mmdpad.evaluation.detection_summary import DETECTIONS
 from mmdpad.evaluation.provenance import hash_image
 from mmdpad.evaluation.results import Result, read_result, write_result
+from mmdpad.evaluation.segmentation_summary import SEGMENTATION
 from mmdpad.models import Calibration, LikelihoodScorer
 
 OF = dict(type='LikelihoodScorer', of='label', reduce='mean')
@@ -24,7 +26,8 @@ def make_result(number=400, slope=1.0, unknown=0, **protocol):
         right = (rng.random(3) < 1 / (1 + np.exp(-slope * x - 1))).tolist()
         score = (1 / (1 + np.exp(-2 * x))).tolist()
         rows.append(dict(
-            id=image, image=f'/data/val/{image}.jpg', question='cup', boxes=[[0, 0, 9, 9]] * 3,
+            dict.fromkeys(DETECTIONS.needed, 0), id=image, image=f'/data/val/{image}.jpg',
+            question='cup', boxes=[[0, 0, 9, 9]] * 3, classes={}, failure=None,
             scores=score, box_right=[*right[:2], None], features=dict(
                 score=score, logp_label=[None if image < unknown else value for value in x])))
     return Result('runs/a.jsonl', rows, dict(
@@ -122,6 +125,6 @@ def test_the_command(tmp_path, run_here):
 
 def test_lines_of_another_metric_are_refused(tmp_path):
     path = tmp_path / 'a.jsonl'
-    path.write_text(json.dumps(dict(id=1, question='q', iou=0.5)) + '\n')
-    with pytest.raises(ValueError, match='should hold lines of DetectionMetric, but line 1 lacks'):
-        read_result(str(path), 'DetectionMetric')
+    path.write_text(json.dumps(dict.fromkeys(SEGMENTATION.needed, 1)) + '\n')
+    with pytest.raises(ValueError, match='a result of DetectionMetric, but is one of ReasonSegM'):
+        fit_calibration(read_result(str(path)))

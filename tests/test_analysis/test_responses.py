@@ -69,6 +69,18 @@ def test_lines_of_a_task_with_labels_are_refused():
         score_responses([row, dict(row, task='detection')], terms, tasks=tasks)
 
 
+@pytest.mark.parametrize('kind, told', [
+    ('AnswerReward', "'term' .* needs `answers` to be compared with.*leave out the term"),
+    ('needs_a_count', "'term' .* no attribute 'count'.*leave out the term")])
+def test_terms_that_need_more_than_a_solution_are_refused(kind, told):
+    if kind == 'needs_a_count':
+        REWARDS.register_module(name=kind, force=True, module=lambda rollout: rollout.per_response(
+            [float(sample.count) for sample in rollout.data_samples]))
+    with pytest.raises(ValueError, match=told):
+        score_responses([dict(response=GOOD, solution=SOLUTION)],
+                        build_rule_terms(dict(term=dict(type=kind))))
+
+
 def test_terms_that_count_tokens_need_them():
     terms = build_rule_terms(dict(reasoning=dict(type='ReasoningLengthReward', soft=2, hard=4)))
     row = dict(response=GOOD, solution=SOLUTION)

@@ -1,5 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What the demo page does, without gradio."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,19 @@ from strangers import header_only
 
 from mmdpad.apis import Answer
 from mmdpad.apis.demo_page import asking, markup
-from mmdpad.apis.demo_page.asking import Model, Shown, answer, ask, reasoning_in
+from mmdpad.apis.demo_page.asking import (
+    Model,
+    Shown,
+    answer,
+    ask,
+    reasoning_in,
+    shared_tasks,
+)
 from mmdpad.apis.demo_page.examples import write_examples
 from mmdpad.apis.demo_page.inputs import UnusableInput, check_question, read_upload
 from mmdpad.apis.demo_page.loading import load_model
 from mmdpad.utils import find_config, open_config
+from mmdpad.visualization.regions import BOX
 
 MARKUP = '<img src=x onerror=alert(1)> {{7*7}} ${1+1}'
 IMAGE = np.full((20, 30, 3), 200, np.uint8)
@@ -25,7 +35,7 @@ class StubInferencer:
     def __init__(self, *pieces):
         self.pieces, self.closed = pieces, 0
 
-    def stream(self, image, question):
+    def stream(self, image, question, task=None):
         try:
             for piece in self.pieces:
                 if isinstance(piece, Exception):
@@ -111,6 +121,30 @@ def test_an_answer_that_nothing_is_meant():
     model = Model('m', StubInferencer(an_answer(objects=[])), halves)
     *_, last = answer(model, IMAGE, 'what?')
     assert 'the question refers to nothing' in last.status and last.picture is not None
+
+
+def test_a_detection_has_a_table_and_an_answer_in_words_is_no_refusal():
+    cup = dict(OBJECT, points=[], label=MARKUP, description='blue')
+    model = Model('m', StubInferencer(an_answer(objects=[cup] * 200, mask=None, caption=None)),
+                  halves)
+    *_, last = answer(model, IMAGE, 'cup', 'detection')
+    assert last.objects[0] == (MARKUP, 0.9, 'blue') and 'Decoder score' not in last.facts
+    assert ('box', BOX) in last.legend and 'labels left out' in last.legend[-1][0]
+    html = markup.details(last)
+    assert html.count('<tr>') == 1 + 100 and '100 more are not shown' in html
+    assert '<img' not in html and '{{' not in html and '${' not in html
+    model = Model('m', StubInferencer(an_answer(objects=[], mask=None, answer='red')), halves)
+    *_, last = answer(model, IMAGE, 'what color?')
+    assert last.facts['Answer'] == 'red' and 'refers to nothing' not in last.status
+    assert last.note == asking.NO_SIMILARITIES
+
+
+def test_a_task_can_be_chosen_that_all_models_have():
+    models = [Model('m', SimpleNamespace(model=SimpleNamespace(tasks=dict.fromkeys(names))))
+              for names in ('abc', 'dcb', 'b')]
+    assert shared_tasks(models[:1]) == ['a', 'b', 'c'] and shared_tasks(models[:2]) == ['b', 'c']
+    assert shared_tasks(models) == [], 'no choice'
+    assert shared_tasks([Model('m', SimpleNamespace(model=None))]) == []
 
 
 def test_without_similarities_the_page_says_why():

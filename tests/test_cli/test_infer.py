@@ -52,11 +52,15 @@ def test_an_answer_as_it_is_printed():
   picture    out/a_2.png'''
 
 
-def test_labels_and_descriptions_stand_beside_their_boxes():
-    found = dict(ANSWER['objects'][0], label='dog', description='the loud one')
-    lines = format_answer(dict(ANSWER, objects=[found], answer='yes'), 'a.png').splitlines()
-    assert lines[3:5] == ['  answer     yes', '  box        1, 2, 30, 5 (x1, y1, x2, y2; pixels), '
-                                              'dog: the loud one']
+def test_labelled_objects_are_a_table():
+    found = dict(ANSWER['objects'][0], label='dog', score=0.5, description='the loud\x1b\none')
+    other = dict(found, label='hot dog', score=1.0, description='')
+    text = format_answer(dict(ANSWER, objects=[found, other], answer='yes'), 'a.png')
+    assert text.splitlines()[3:] == [
+        '  answer     yes', '  picture    a.png', '',
+        '  label    score  x1, y1, x2, y2  description',
+        '  dog      0.50   1, 2, 30, 5     the loud\N{REPLACEMENT CHARACTER} one',
+        '  hot dog  1.00   1, 2, 30, 5']
 
 
 def test_several_objects_have_a_line_each_and_a_failure_says_why():

@@ -14,7 +14,7 @@ from mmengine.model import BaseDataPreprocessor
 from PIL import Image
 
 from mmdpad.datasets.checking import find_datasets
-from mmdpad.visualization.answer import BOX, POINT, TRUTH
+from mmdpad.visualization.regions import BOX, POINT, TRUTH
 
 ROOT = Path(__file__).parents[2]
 SQUARE = [[2, 3, 6, 3, 6, 7, 2, 7]]

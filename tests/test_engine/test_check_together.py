@@ -8,8 +8,11 @@ from mmengine.registry import DefaultScope
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.check_config import check_config
+from mmdpad.engine.check_together import _check_metrics
+from mmdpad.engine.config_nodes import Node
 from mmdpad.engine.hooks import MaskRewardHook
 from mmdpad.engine.runner import GRPOTrainLoop
+from mmdpad.registry import HOOKS, METRICS
 from mmdpad.utils import override
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +108,25 @@ def test_the_best_checkpoint_is_by_a_metric_that_is_computed(tiny_config, best, 
         assert told in problem
 
 
+def test_the_names_of_every_kind_of_result_are_known():
+    metrics = [dict(type='DetectionMetric'), dict(type='QuestionAnsweringMetric')]
+    best = ['a/detection/f1', 'a/detection/F1', 'b/vqa/accuracy_of_color', 'b/vqa/acc',
+            'detection/f1', 'a/detection/f1_low', 'a/detection/count_error']
+    checkpoint = dict(type='CheckpointHook', rule='greater', save_best=best)
+    nodes = [*(Node(f'val_evaluator.metrics.{number}', metric, METRICS, None)
+               for number, metric in enumerate(metrics)),
+             Node('default_hooks.checkpoint', checkpoint, HOOKS, None)]
+    config = dict(val_cfg=dict(type='ValLoop'),
+                  val_evaluator=dict(dataset_prefixes=['a', 'b'], metrics=metrics))
+    assert [problem.partition('; ')[0] for problem in _check_metrics(config, nodes)] == [
+        *(f'`default_hooks.checkpoint.save_best` should be a metric of {kind}, but got {name!r}'
+          for kind, name in (
+              ('DetectionMetric', 'a/detection/F1'), ('QuestionAnsweringMetric', 'b/vqa/acc'),
+              ("`val_evaluator` ('a/detection/...', 'b/vqa/...')", 'detection/f1'))),
+        "`rule` beside `default_hooks.checkpoint.save_best` should be 'less' for "
+        "'a/detection/count_error', of which less is better, but got 'greater'"]
+
+
 @pytest.mark.parametrize('key, entry, told', [
     ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giuo', rule='greater')],
      "`custom_hooks.0.monitor` should be a metric of ReasonSegMetric, but got 'reasonseg/giuo'; "
@@ -115,6 +137,10 @@ def test_the_best_checkpoint_is_by_a_metric_that_is_computed(tiny_config, best, 
     ('param_scheduler', [dict(type='ReduceOnPlateauLR')],
      "`param_scheduler.0.monitor` should be a metric of `val_evaluator` ('reasonseg/...', "
      "'reward/...'), but got 'loss'; correct it"),
+    ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/parse_failure_rate',
+                           rule='greater')],
+     "`rule` beside `custom_hooks.0.monitor` should be 'less' for 'reasonseg/parse_failure_rate', "
+     "of which less is better, but got 'greater'; set it"),
     ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giou', rule='greater')],
      None)])
 def test_a_monitor_is_a_metric_that_is_computed(tiny_config, key, entry, told):

@@ -9,12 +9,12 @@ import torch
 from mmdpad.evaluation.calibration import (
     boxes_of,
     brier_score,
+    calibration_error_interval,
     expected_calibration_error,
     find_bins,
     fit_isotonic,
     fit_platt,
     reliability_curve,
-    summarize_scores,
 )
 
 RNG = np.random.default_rng
@@ -65,17 +65,13 @@ def test_intervals_resample_images():
     """Two boxes in each of many images; where all images are alike, nothing varies."""
     scores, right = np.tile([0.8, 0.3], 40), np.tile([True, False], 40)
     images = np.repeat(np.arange(40), 2)
-    metrics, intervals = summarize_scores(scores, right, images, 50)
-    assert metrics == dict(ece=pytest.approx(0.25), ece_width=pytest.approx(0.25),
-                           brier=pytest.approx((0.04 + 0.09) / 2))
-    for name, value in metrics.items():
-        assert intervals[name] == pytest.approx([value, value])
     drawn = RNG(0).random(80)
-    metrics, intervals = summarize_scores(drawn, RNG(1).random(80) < drawn, images, 40)
-    for name in ('ece', 'ece_width', 'brier'):
-        low, high = intervals[name]
+    for equal in ('mass', 'width'):
+        assert expected_calibration_error(scores, right, equal=equal) == pytest.approx(0.25)
+        assert calibration_error_interval(scores, right, images, 50, equal) == pytest.approx(
+            [0.25, 0.25])
+        low, high = calibration_error_interval(drawn, RNG(1).random(80) < drawn, images, 40, equal)
         assert 0 <= low < high <= 1
-    assert intervals['brier'][0] < metrics['brier'] < intervals['brier'][1]
 
 
 def test_platt_recovers_what_made_the_data():

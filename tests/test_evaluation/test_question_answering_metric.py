@@ -53,7 +53,7 @@ def test_numbers_by_hand():
         evidence_iou=100 * 2 / 5, evidence_recall=100 * 3 / 7, evidence_accuracy=100 * 2 / 5,
         accuracy_given_right_evidence=50, accuracy_given_wrong_evidence=100 * 2 / 3,
         grounded_accuracy=20, no_evidence_rate=1 / 4, parse_failure_rate=1 / 6, truncated_rate=0,
-        reasoning_tokens=4, caption_tokens=2, n=6, n_evidence=5, failed_missing_key=1)
+        reasoning_tokens=4, caption_tokens=2, repetition=0, n=6, n_evidence=5, failed_missing_key=1)
     numbers = {name.removeprefix('vqa/'): value for name, value in found.items()}
     low, high = numbers.pop('accuracy_low'), numbers.pop('accuracy_high')
     assert numbers == pytest.approx(wanted) and low < numbers['accuracy'] < high
@@ -113,14 +113,14 @@ def test_results_are_written_read_compared_and_drawn(tmp_path):
     assert '<b>Answer:</b> Red' in page and 'accuracy 1.00 (right: red), evidence IoU 0.00' in page
     assert draw_row(image, row).shape[2] == 3
     shown = Evaluation('first', results[0].summary, results[0].rows)
-    assert 'evidence IoU, %' in evaluations_as_html([shown])
-    assert 'the same accuracy' in run_as_html(tmp_path, [shown], shown, lambda path: image)
+    assert 'evidence IoU' in evaluations_as_html([shown])
+    assert 'the same accuracy' in run_as_html(tmp_path, [shown], [shown], lambda path: image)
 
 
 def test_results_of_two_kinds_cannot_be_compared(tmp_path):
     evaluate(SAMPLES, out_file=str(tmp_path / 'a.jsonl'))
     result = read_result(str(tmp_path / 'a.jsonl'))
-    other = type(result)('b', [dict(id=0, question='q', is_sentence=None, iou=0)], {})
+    other = type(result)('b', [dict(id=0, question='q', intersection=0)], {})
     with pytest.raises(ValueError, match='one metric'):
         compare_results([result, other])
 

@@ -4,7 +4,17 @@ import pytest
 
 from mmdpad.geometry.masks import encode_mask
 from mmdpad.visualization import draw_answer, draw_grid, draw_row
-from mmdpad.visualization.answer import BOX, MASK, POINT, TRUTH, verdict
+from mmdpad.visualization.answer import label_texts, regions_of, verdict
+from mmdpad.visualization.regions import (
+    BOX,
+    MASK,
+    POINT,
+    TRUTH,
+    UNJUDGED,
+    WRONG,
+    Regions,
+    draw_regions,
+)
 
 
 def gray(height, width):
@@ -98,7 +108,6 @@ def test_a_line_of_a_result_file():
                        'IoU 0.26')
     assert (draw_row(gray(64, 64), row) == full).all()
     assert (draw_row(gray(64, 64), row, with_reasoning=False) != full).any()
-    assert (draw_row(gray(64, 64), row, panel=False) == full[:512, :512]).all()
     for color in (BOX, POINT, TRUTH):
         assert has(full[:512, :512], color)
     bare = dict(question='q', iou=0.0, failure='no_json', boxes=None, points=None)
@@ -106,6 +115,72 @@ def test_a_line_of_a_result_file():
     assert verdict(bare) == 'unusable answer: no_json' and verdict(row) == 'IoU 0.26'
     with pytest.raises(ValueError, match='size of the image'):
         draw_row(gray(64, 32), row)
+
+
+CUP, PLATE = [8, 16, 24, 32], [40, 40, 60, 60]
+
+
+def at(picture, x, y):
+    return tuple(picture[y, x])
+
+
+def test_boxes_have_labels_and_the_color_of_their_judgement():
+    """64 pixels are drawn as 512; the label of the cup lies on rows 113 to 128, above its box."""
+    options = dict(boxes=[CUP, PLATE], right=[True, False], gt_boxes=[[20, 40, 30, 50]])
+    plain = draw_answer(gray(64, 64), panel=False, **options)
+    assert at(plain, 64 + 20, 129) == BOX and at(plain, 320 + 20, 321) == WRONG
+    assert at(plain, 160 + 40, 321) == TRUTH
+    labelled = draw_answer(gray(64, 64), panel=False, labels=['', 'x'], **options)
+    changed = np.argwhere((labelled != plain).any(axis=2))
+    assert changed[:, 0].min() > 300 and changed[:, 0].max() < 320 <= changed[:, 1].min()
+    assert at(labelled, 321, 306) == WRONG and (labelled[300:320] == 255).all(axis=2).any()
+
+
+def test_labels_without_room_are_left_out_and_counted():
+    """Twenty boxes in one place, with four places for a label at each side; then more labels than
+    may cover the picture."""
+    same = Regions(boxes=[CUP] * 20, labels=['a cup'] * 20)
+    _, legend = draw_regions(gray(64, 64), same)
+    left_out = int(legend[-1][0].split()[0])
+    assert legend[0] == ('box', BOX) and 12 <= left_out < 20
+    assert legend[-1][0] == f'{left_out} of 20 labels left out: no room'
+    grid = [[x, y, x + 1, y + 1] for x in range(0, 640, 64) for y in range(0, 640, 20)]
+    picture, legend = draw_regions(gray(640, 640), Regions(boxes=grid, labels=['x' * 99] * 320))
+    assert legend[-1][0].endswith('of 320 labels left out: no room')
+    assert 0.1 < 1 - (picture == 90).all(axis=2).mean() < 0.25
+    few = Regions(boxes=[CUP, PLATE], labels=['a', ''], gt_boxes=[PLATE], gt_labels=['b\n\x00'])
+    assert draw_regions(gray(64, 64), few)[1] == [('box', BOX), ('true box', TRUTH)]
+
+
+def test_a_line_about_a_detection():
+    row = dict(question='cup, plate', boxes=[CUP, PLATE], label_names=['cup', 'plate'],
+               scores=[0.5, 1.0], descriptions=['blue', ''], box_right=[True, None],
+               target_boxes=[CUP], target_names=['cup'], targets=1, right=1, wrong=2, missed=0,
+               invented=2, failure=None, think='t', caption=None)
+    assert verdict(row) == '1 right, 2 wrong (2 with other labels), 0 missed'
+    full = draw_answer(
+        gray(64, 64), None, [CUP, PLATE], question='cup, plate', think='t', note=verdict(row),
+        labels=['cup 0.50', 'plate 1.00'], descriptions=['blue', ''], right=[True, None],
+        gt_boxes=[CUP], gt_labels=['cup'])
+    assert (draw_row(gray(64, 64), row) == full).all()
+    for color in (BOX, UNJUDGED, TRUTH):
+        assert has(full[:512, :512], color) and has(full[:, 512:], color)
+    assert label_texts(['a', 'b'], [1.0, 1.0]) == ['a', 'b'], 'no scorer, no score'
+    nothing = dict(row, targets=0, right=0, wrong=0, invented=0)
+    assert verdict(nothing) == '0 right, 0 wrong, 0 missed: there is no target'
+
+
+def test_evidence_is_drawn_beside_that_of_the_data():
+    row = dict(question='q', boxes=[CUP], evidence=[PLATE], answer='red', answers=['red', 'red'],
+               accuracy=1.0, evidence_iou=0.0, failure=None)
+    assert regions_of(row) == Regions(boxes=[CUP], points=[], gt_boxes=[PLATE], labels=[])
+    assert verdict(row) == 'accuracy 1.00 (right: red), evidence IoU 0.00'
+
+
+@pytest.mark.parametrize('name', ['labels', 'right', 'descriptions', 'gt_labels'])
+def test_texts_without_their_box_are_refused(name):
+    with pytest.raises(ValueError, match=f'`{name}` should have an entry for each of the 1 `'):
+        draw_answer(gray(64, 64), boxes=[CUP], gt_boxes=[CUP], **{name: ['a', 'b']})
 
 
 def test_grid():

@@ -39,7 +39,7 @@ def main() -> None:
         from mmdpad.evaluation.results import read_result
         from mmdpad.visualization import plot_reliability
     try:
-        result = read_result(args.result, 'DetectionMetric')
+        result = read_result(args.result)
         calibration = fit_calibration(result, args.method, args.features)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error

@@ -38,17 +38,21 @@ class Pictures:
         from mmdpad.visualization import draw_answer
         try:
             image, sample = item['inputs']['image'], item['data_samples']
-            masks, targets = sample.gt_instances.masks, sample.model_targets
+            targets = sample.model_targets
         except (KeyError, TypeError, AttributeError):
             raise SystemExit('--show-dir draws the output of a pipeline from LoadReasoningImage '
-                             'to PackReasoningInputs, with masks and targets; leave it out for '
-                             'this data set') from None
+                             'to PackReasoningInputs, with targets; leave it out for this data '
+                             'set') from None
+        masks = sample.gt_instances.masks if 'gt_instances' in sample else None
+        names = dict(zip(sample.get('class_labels', ()), sample.get('classes', ()), strict=True))
         shapes = sample.model_shape, sample.ori_shape
         picture = draw_answer(
             image.permute(1, 2, 0).numpy(), boxes=scale_boxes(targets.bboxes, *shapes).tolist(),
             points=scale_points(targets.points, *shapes).flatten(0, 1).tolist(),
-            question=sample.question, gt_mask=masks.any(dim=0).numpy(),
-            note=f'{sample.img_path}: {len(masks)} target(s)')
+            question=sample.question, answer=', '.join(dict.fromkeys(sample.get('answers', ()))),
+            labels=[names[label] for label in targets.labels.tolist()] if names else (),
+            gt_mask=None if masks is None else masks.any(dim=0).numpy(),
+            note=f'{sample.img_path}: {len(targets)} target(s)')
         path = self.folder / f'{self.prefix}_{sample.sample_idx:04}.png'
         Image.fromarray(picture).save(unique_path(str(path)))
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('work_dir', type=Path, help='the work dir of a run, with TIME/ in it')
-    parser.add_argument('--result', metavar='FILE', help='show the answers of this result of '
-                        'ReasonSegMetric (default: the newest one in the work dir)')
+    parser.add_argument('--result', metavar='FILE', help='show the answers of this result '
+                        '(default: the newest one of each metric in the work dir)')
     parser.add_argument('--out', metavar='PAGE.html',
                         help='default WORK_DIR/report.html; a taken name gets a number')
     args = parser.parse_args()
@@ -40,18 +40,21 @@ def main() -> None:
         from mmdpad.analysis.pages.run_page import Evaluation, run_as_html
         from mmdpad.datasets.transforms import read_image_if_any
         from mmdpad.evaluation.results import find_summaries
+        from mmdpad.evaluation.summary import METRICS, kind_of_summary
     summaries = find_summaries(str(args.work_dir))
     if not (training_logs(args.work_dir) or rollout_logs(args.work_dir) or summaries):
         raise SystemExit(f'{str(args.work_dir)!r} should be the work dir of a run, with '
                          f'TIME/vis_data/scalars.json, TIME/rollouts.jsonl or results of '
-                         f'ReasonSegMetric in it, but has none; name the folder that was passed '
-                         f'to tools/train.py as --work-dir')
+                         f'{METRICS} in it, but has none; name the folder that was passed to '
+                         f'tools/train.py as --work-dir')
     try:
-        shown = args.result or next(map(str, reversed(summaries)), None)
+        # The newest of each metric comes last.
+        newest = {kind_of_summary(summary): str(path) for path, summary in summaries.items()}
+        shown = [args.result] if args.result else list(newest.values())
         page = run_as_html(
             args.work_dir, [Evaluation(osp.relpath(path, args.work_dir), summary)
                             for path, summary in summaries.items()],
-            shown and read_evaluation(shown, args.work_dir), read_image_if_any)
+            [read_evaluation(path, args.work_dir) for path in shown], read_image_if_any)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     print(write_atomically(args.out or str(args.work_dir / 'report.html'), page.encode()))

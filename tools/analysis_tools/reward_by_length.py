@@ -21,15 +21,17 @@ def main() -> None:
     parser.add_argument('logs', nargs='+', metavar='LOG.jsonl', help='rollouts.jsonl of runs')
     parser.add_argument('--stages', type=int, default=5, metavar='N',
                         help='number of stages that training is divided into (default 5)')
+    parser.add_argument('--task', help='only prompts of this task')
     args = parser.parse_args()
     for log in args.logs:
         check_file('log', log)
 
     with start_command():
-        from mmdpad.analysis.pages.rollouts import read_rollouts
+        from mmdpad.analysis.pages.rollouts import of_task, read_rollouts
         from mmdpad.analysis.reward_by_length import format_stages, length_gaps
     try:
-        stages = length_gaps((row for log in args.logs for row in read_rollouts(log)), args.stages)
+        rows = of_task((row for log in args.logs for row in read_rollouts(log)), args.task)
+        stages = length_gaps(rows, args.stages)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     if not stages:

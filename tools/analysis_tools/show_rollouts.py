@@ -21,6 +21,8 @@ def main() -> None:
     step = parser.add_mutually_exclusive_group()
     step.add_argument('--iter', type=int, metavar='N', help='iteration, from 1')
     step.add_argument('--last', action='store_true', help='the last iteration (the default)')
+    parser.add_argument('--task', help='only prompts of this task; sums of rewards of several '
+                        'tasks are not comparable')
     parser.add_argument('--top', type=int, default=3, metavar='N',
                         help='groups of each kind (default 3)')
     parser.add_argument('--out', metavar='PAGE.html',
@@ -39,7 +41,7 @@ def main() -> None:
         )
         from mmdpad.datasets.transforms import read_image_if_any
     try:
-        iteration, groups = read_step(args.log, args.iter)
+        iteration, groups = read_step(args.log, args.iter, args.task)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     sections = notable_groups(groups, args.top)

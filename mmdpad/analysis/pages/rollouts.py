@@ -8,7 +8,7 @@ text is also escaped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
@@ -44,27 +44,35 @@ class Group:
     @property
     def title(self) -> str:
         first = self.rows[0]
-        return printable(f'Group {first["group"]} ({first["id"]}): mean {self.mean:.3f}, spread '
+        about = ', '.join(map(str, filter(None, (first['id'], self.task))))
+        return printable(f'Group {first["group"]} ({about}): mean {self.mean:.3f}, spread '
                          f'{self.spread:.3f}')
 
+    @property
+    def task(self) -> str | None:
+        """The prompt's task, if the log names it."""
+        return self.rows[0].get('task')
 
-def read_step(path: str, iteration: int | None = None) -> tuple[int, list[Group]]:
+
+def read_step(path: str, iteration: int | None = None,
+              task: str | None = None) -> tuple[int, list[Group]]:
     """Read one iteration of a rollout log.
 
     Args:
         path: A log written by :class:`RolloutLogHook`.
         iteration: The iteration, from 1; None for the last.
+        task: Read the groups of this task only.
 
     Returns:
-        The iteration, and its groups in file order.
+        The iteration (with a task, one with its prompts), and its groups in file order.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a rollout log, is empty, or lacks this iteration.
+        ValueError: The file is not a rollout log, is empty, or lacks this iteration or task.
     """
     seen: list[int] = []
     groups: dict[int, list[dict[str, Any]]] = {}
-    for row in read_rollouts(path):
+    for row in of_task(read_rollouts(path), task):
         if not seen or row['iter'] != seen[-1]:
             seen.append(row['iter'])
             if iteration is None:
@@ -110,6 +118,24 @@ def read_rollouts(path: str) -> Iterator[dict[str, Any]]:
             raise ValueError(f'{path} should be a rollouts.jsonl of RolloutLogHook, but has a line '
                              f'without {sorted(_KEYS - row.keys())}')
         yield row
+
+
+def of_task(rows: Iterable[dict[str, Any]], task: str | None) -> Iterator[dict[str, Any]]:
+    """The lines about prompts of a task; all of them without one.
+
+    Raises:
+        ValueError: There are none.
+    """
+    seen: dict[str, None] = {}
+    found = False
+    for row in rows:
+        seen[str(row.get('task'))] = None
+        if task in (None, row.get('task')):
+            found = True
+            yield row
+    if not found and seen:
+        raise ValueError(f'`task` should be one of those in the log ({", ".join(seen)}), but got '
+                         f'{task!r}; correct it')
 
 
 def notable_groups(groups: list[Group], top: int) -> dict[str, list[Group]]:
@@ -188,9 +214,9 @@ def _response(row: dict[str, Any]) -> str:
 
 
 def _columns(row: dict[str, Any]) -> dict[str, str]:
-    """The numbers of a response by name; '-' for a missing signal."""
-    values = {'total': row['total'], 'advantage': row['advantage'], **row['rewards'],
-              **row['signals']}
+    """The numbers of a response by name, without terms of other tasks; '-' for a missing signal."""
+    rewards = {name: value for name, value in row['rewards'].items() if value is not None}
+    values = {'total': row['total'], 'advantage': row['advantage'], **rewards, **row['signals']}
     return {printable(name): '-' if value is None else f'{value:.3f}'
             for name, value in values.items()}
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from mmdpad.evaluation.measures import ResultKind
+from mmdpad.evaluation.segmentation_summary import SEGMENTATION
+from mmdpad.evaluation.summary import KINDS, METRICS, kind_of_main, kind_of_summary
 from mmdpad.visualization.curves import Series
 
 from .html import bullets, remark, safe, table
@@ -16,15 +19,11 @@ _IN_TRAINING = dict(reward='reward, sum of weighted terms', reasoning_tokens='re
                     response_tokens='response, tokens', kl='KL to the start policy, nats per token',
                     entropy='entropy, nats per token', parse_failures='unusable responses, share',
                     time='seconds per iteration')
-_IN_VALIDATION = dict(giou='gIoU, %', ciou='cIoU, %')
-_COMMON = dict(parse_failure_rate='unusable answers, share', reasoning_tokens='reasoning, tokens')
-_IN_RESULTS = dict(giou='gIoU, %', ciou='cIoU, %', **_COMMON)
-_IN_ANSWERS = dict(accuracy='accuracy, %', evidence_iou='evidence IoU, %', **_COMMON)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result of :class:`ReasonSegMetric`.
+    """A result file, see :data:`mmdpad.evaluation.summary.KINDS`.
 
     Attributes:
         name: The result file, relative to the run's folder.
@@ -56,18 +55,24 @@ def numbers_as_html(series: Series) -> str:
 
 
 def _validated(series: Series) -> str:
-    """The first validation, the one with the best gIoU, which selects the checkpoint, and the
-    last."""
-    found = {title: dict(zip(*series[key], strict=True)) for name, title in _IN_VALIDATION.items()
-             if (key := f'val: reasonseg/{name}') in series}
-    if not found:
-        return remark('The log has no validation of ReasonSegMetric.')
-    giou, *_ = found.values()
-    steps = dict(zip(('first', 'best gIoU', 'last'),
-                     (min(giou), max(giou, key=lambda step: giou[step]), max(giou)), strict=True))
-    rows = [[stage, step, *(_number(values[step]) if step in values else '-'
-                            for values in found.values())] for stage, step in steps.items()]
-    return table(['validation', 'iteration', *found], rows, wraps=True) + (
+    """Of each metric the first validation, the one with the best of its main number, and the last.
+    """
+    found = {name.rpartition('/')[0]: kind for name in series if name.startswith('val: ')
+             and (kind := kind_of_main(name.removeprefix('val: ')))}
+    return ''.join(_validations(prefix, kind, series) for prefix, kind in found.items()) or remark(
+        f'The log has no validation of {METRICS}.')
+
+
+def _validations(prefix: str, kind: ResultKind, series: Series) -> str:
+    values = {name: dict(zip(*series[key], strict=True)) for name in kind.shown
+              if (key := f'{prefix}/{name}') in series}
+    main = values[kind.shown[0]]
+    steps = {'first': min(main), f'best {kind.columns[kind.shown[0]].title}':
+             max(main, key=lambda step: main[step]), 'last': max(main)}
+    rows = [[stage, step, *(_number(of[step]) if step in of else '-' for of in values.values())]
+            for stage, step in steps.items()]
+    head = ['iteration', *(kind.columns[name].title for name in values)]
+    return table([f'validation, {prefix.removeprefix("val: ")}', *head], rows, wraps=True) + (
         '' if steps['first'] == 0 else remark(
             'No validation precedes the training. A test without a checkpoint measures the start: '
             'if it is in this folder, it is among the evaluations.'))
@@ -76,32 +81,38 @@ def _validated(series: Series) -> str:
 def evaluations_as_html(evaluations: Sequence[Evaluation]) -> str:
     """A line for each result: which weights answered which data, and how well."""
     if not evaluations:
-        return remark('There is no result of ReasonSegMetric in this folder.')
-    all_names = {name for found in evaluations for name in found.summary.get('metrics', ())}
-    columns = ({} if 'accuracy' not in all_names else _IN_ANSWERS) | (
-        {} if all_names and 'giou' not in all_names else _IN_RESULTS)
+        return remark(f'There is no result of {METRICS} in this folder.')
+    kinds = [kind_of_summary(found.summary) or SEGMENTATION for found in evaluations]
+    return ''.join(_evaluations([one for one, its in zip(evaluations, kinds, strict=True)
+                                 if its is kind], kind) for kind in KINDS if kind in kinds)
+
+
+def _evaluations(evaluations: Sequence[Evaluation], kind: ResultKind) -> str:
     rows = []
     for found in evaluations:
         protocol, origin = (_known(found, key) for key in ('protocol', 'provenance'))
-        numbers = [_with_interval(found.summary, name) for name in columns]
-        rows.append([found.name, protocol.get('split', '-'), _weights(origin),
+        rows.append([found.name, _in_words(protocol.get('split', '-')), _weights(origin),
                      (protocol.get('test_cfg') or {}).get('temperature', '-'),
-                     found.summary.get('metrics', {}).get('n', '-'), *numbers])
-    head = ['file', 'split', 'weights', 'temperature', 'samples', *columns.values()]
-    return table(head, rows) + remark('Oldest first; in brackets, 95 % bootstrap intervals over '
-                                      'samples; temperature 0 is greedy.')
+                     found.summary.get('metrics', {}).get('n', '-'),
+                     *(_with_interval(found.summary, name) for name in kind.shown)])
+    head = ['file', 'split', 'weights', 'temperature', 'samples',
+            *(kind.columns[name].title for name in kind.shown)]
+    return table(head, rows) + remark(f'Oldest first; in brackets, 95 % bootstrap intervals over '
+                                      f'{kind.unit}; temperature 0 is greedy. {kind.units}')
 
 
-def origin_as_html(shown: Evaluation | None) -> str:
-    """Protocol and provenance of a result."""
-    if shown is None:
-        return remark('Results of ReasonSegMetric state it, and there are none.')
-    parts = [f'<p>Of {safe(shown.name)}.</p>']
-    for key in ('protocol', 'provenance'):
-        about = _known(shown, key)
-        parts.append(bullets(f'<b>{safe(name)}:</b> {safe(_in_words(value))}'
-                             for name, value in about.items()) if about else
-                     remark(f'The {key} is unknown (ProvenanceHook records it).'))
+def origin_as_html(shown: Sequence[Evaluation]) -> str:
+    """Protocol and provenance of results."""
+    if not shown:
+        return remark(f'Results of {METRICS} state it, and there are none.')
+    parts = []
+    for one in shown:
+        parts.append(f'<p>Of {safe(one.name)}.</p>')
+        for key in ('protocol', 'provenance'):
+            about = _known(one, key)
+            parts.append(bullets(f'<b>{safe(name)}:</b> {safe(_in_words(value))}'
+                                 for name, value in about.items()) if about else
+                         remark(f'The {key} is unknown (ProvenanceHook records it).'))
     return '\n'.join(parts)
 
 

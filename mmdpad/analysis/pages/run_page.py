@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mmdpad.evaluation.summary import are_answers
+from mmdpad.evaluation.segmentation_summary import SEGMENTATION
+from mmdpad.evaluation.summary import kind_of
 from mmdpad.utils import answer_pictures, raised_alarms, rollout_logs, spread, training_logs
 from mmdpad.visualization.curves import Series, plot_panels, read_scalars
 
-from .answer_html import answer_as_html, legend
+from .answer_html import answer_as_html
 from .html import as_jpeg, bullets, page, picture, remark, safe
 from .rollouts import find_iterations, notable_groups, read_step, sections_as_html
 from .run_numbers import Evaluation, evaluations_as_html, numbers_as_html, origin_as_html
@@ -30,14 +31,14 @@ _ANSWERS = 6  # of each kind
 _SAMPLES, _STAGES = 4, 3  # of the validation pictures
 
 
-def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Evaluation | None,
+def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Sequence[Evaluation],
                 read_image: ReadImage) -> str:
     """The report as a self-contained page without scripts.
 
     Args:
         work_dir: The run's work dir.
         evaluations: All results in it, oldest first.
-        shown: The one whose best and worst answers, protocol and origin are shown, with rows.
+        shown: Those whose best and worst answers, protocol and origin are shown, with rows.
         read_image: Path of an image -> (H, W, 3) uint8 RGB, or None if it cannot be read.
 
     Raises:
@@ -50,7 +51,8 @@ def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Evalua
         'Curves': _curves(series),
         'Evaluations': evaluations_as_html(evaluations),
         'The same questions, validation by validation': _pictures(work_dir, read_image),
-        'Answers': _answers(shown, read_image),
+        'Answers': ''.join(_answers(one, read_image) for one in shown) or remark(
+            'There is no evaluation whose answers could be shown.'),
         'Responses in training': _rollouts(work_dir, read_image),
         'Protocol and origin': origin_as_html(shown),
         'Config': _config(work_dir)}
@@ -92,19 +94,17 @@ def _pictures(work_dir: Path, read_image: ReadImage) -> str:
     return '\n'.join(parts)
 
 
-def _answers(shown: Evaluation | None, read_image: ReadImage) -> str:
-    if shown is None:
-        return remark('There is no evaluation whose answers could be shown.')
-    key, name = ('accuracy', 'accuracy') if are_answers(shown.rows) else ('iou', 'IoU')
-    ranked = sorted(shown.rows, key=lambda row: row[key])
+def _answers(shown: Evaluation, read_image: ReadImage) -> str:
+    kind = kind_of(shown.rows)
+    ranked = sorted(shown.rows, key=kind.quality)
     few = min(_ANSWERS, (len(ranked) + 1) // 2)
-    parts = [f'<p>Of {safe(shown.name)}. Among answers with the same {name}, the first ones in '
-             f'the file are shown.</p>', legend()]
-    if key == 'iou' and not any('mask' in row for row in ranked):
+    parts = [f'<p>Of {safe(shown.name)}. Among answers with the same {kind.quality_name}, the '
+             f'first ones in the file are shown.</p>']
+    if kind is SEGMENTATION and not any('mask' in row for row in ranked):
         parts.append(remark('The masks were not saved: set ReasonSegMetric(save_masks=True).'))
-    best = sorted(shown.rows, key=lambda row: -row[key])[:few]
+    best = sorted(shown.rows, key=lambda row: -kind.quality(row))[:few]
     for title, rows in (('Worst', ranked[:few]), ('Best', best)):
-        answers = ''.join(answer_as_html(row['question'], row, _image(row, read_image), panel=False)
+        answers = ''.join(answer_as_html(row['question'], row, _image(row, read_image))
                           for row in rows)
         parts.append(f'<h3>{title}</h3><div class="pair">{answers}</div>')
     return '\n'.join(parts)

@@ -16,8 +16,8 @@ from mmdpad.apis.answer import Answer
 from mmdpad.apis.reason_seg_inferencer import ReasonSegInferencer
 from mmdpad.geometry.boxes import union_box
 from mmdpad.models.discriminators.caption_fit import caption_fit
-from mmdpad.visualization.answer import draw_regions
-from mmdpad.visualization.text_panel import printable, shorten
+from mmdpad.visualization.regions import draw_regions
+from mmdpad.visualization.text_panel import Swatch, printable, shorten
 
 from .inputs import UnusableInput, check_question, read_upload
 
@@ -54,8 +54,10 @@ class Shown:
         status: One line: the progress, or what went wrong.
         failed: Whether the status reports a failure.
         reasoning, caption, response: The model's text; the reasoning so far while it is writing.
-        picture: (H, W, 3) uint8 RGB, the image with mask, box and points; None without an answer.
+        picture: (H, W, 3) uint8 RGB, the image with mask, boxes and points; None without an answer.
+        legend: Of the picture.
         facts: Name -> value, for the finished answer.
+        objects: Label, score and description of each object, if they have labels.
         similarities: Of the caption with the region and with the whole image; None if unavailable.
         note: Why there are no similarities.
     """
@@ -66,13 +68,15 @@ class Shown:
     caption: str = ''
     response: str = ''
     picture: np.ndarray | None = None
+    legend: Sequence[Swatch] = ()
+    objects: Sequence[tuple[str, float, str]] = ()
     facts: dict[str, str] = field(default_factory=dict)
     similarities: tuple[float, float] | None = None
     note: str = ''
 
 
 def ask(models: Sequence[Model], path: str | None, question: str | None,
-        max_pixels: int) -> Iterator[tuple[str, list[Shown]]]:
+        max_pixels: int, task: str | None = None) -> Iterator[tuple[str, list[Shown]]]:
     """Ask all models the same question, one after the other.
 
     Closing the iterator stops the sampling.
@@ -81,6 +85,7 @@ def ask(models: Sequence[Model], path: str | None, question: str | None,
         models: At least one.
         path, question: See :func:`read_upload` and :func:`check_question`.
         max_pixels: The most pixels an image may have.
+        task: One of :func:`shared_tasks`; None for the first of each model.
 
     Yields:
         The problem with the image or question ('' if none), and what to show for each model.
@@ -93,23 +98,33 @@ def ask(models: Sequence[Model], path: str | None, question: str | None,
         return
     columns = [Shown('Waiting for its turn ...') for _ in models]
     for number, model in enumerate(models):
-        with closing(answer(model, image, question)) as steps:
+        with closing(answer(model, image, question, task)) as steps:
             for shown in steps:
                 columns[number] = shown
                 yield '', list(columns)
 
 
-def answer(model: Model, image: np.ndarray, question: str) -> Iterator[Shown]:
+def shared_tasks(models: Sequence[Model]) -> list[str]:
+    """The tasks that all models have, in the order of the first, if there is a choice; else none.
+    """
+    first, *others = (getattr(model.infer.model, 'tasks', {}) for model in models)
+    shared = [name for name in first if all(name in other for other in others)]
+    return shared if len(shared) > 1 else []
+
+
+def answer(model: Model, image: np.ndarray, question: str,
+           task: str | None = None) -> Iterator[Shown]:
     """One model's answer, from 'Looking at the image' to the result or a short error.
 
     Args:
         image: (H, W, 3) uint8 RGB.
+        task: See :func:`ask`.
     """
     shown = Shown('Looking at the image ...')
     yield shown
     started = seen = time.perf_counter()
     try:
-        with closing(model.infer.stream(image, question)) as pieces:
+        with closing(model.infer.stream(image, question, task)) as pieces:
             for piece in pieces:
                 now = time.perf_counter()
                 if isinstance(piece, Answer):
@@ -146,19 +161,26 @@ def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Sh
         return replace(shown, failed=True, facts=facts, status=printable(
             f'The response cannot be used: {shorten(found["failure"], 200)}'))
     objects = found['objects']
-    boxes = [item['box'] for item in objects]
-    picture = draw_regions(image, found['mask'], boxes,
-                           [point for item in objects for point in item['points']])
-    if not objects:
-        return replace(shown, facts=facts, picture=picture,
+    picture, legend = draw_regions(image, found.regions)
+    shown = replace(
+        shown, picture=picture, legend=legend,
+        objects=[(printable(item['label']), item['score'], printable(item['description']))
+                 for item in objects if 'label' in item])
+    if found.get('answer') is not None:
+        facts = {'Answer': printable(found['answer']), **facts}
+    elif not objects:
+        return replace(shown, facts=facts,
                        status=f'{shown.status}: the question refers to nothing here')
-    facts = {'Decoder score': ', '.join(f'{item["score"]:.3f}' for item in objects), **facts}
+    if found['mask'] is not None:
+        facts = {'Decoder score': ', '.join(f'{item["score"]:.3f}' for item in objects), **facts}
     similarities, note = None, model.note
     if model.discriminator is not None:
-        similarities = caption_fit(model.discriminator, image, union_box(boxes), found['caption'],
-                                   model.region_margin)
+        if objects:
+            similarities = caption_fit(
+                model.discriminator, image, union_box([item['box'] for item in objects]),
+                found['caption'], model.region_margin)
         note = '' if similarities else NO_SIMILARITIES
-    return replace(shown, facts=facts, picture=picture, similarities=similarities, note=note)
+    return replace(shown, facts=facts, similarities=similarities, note=note)
 
 
 def reasoning_in(text: str) -> str:

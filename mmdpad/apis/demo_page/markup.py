@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmdpad.analysis.pages.answer_html import legend
+from mmdpad.analysis.pages.answer_html import legend, objects_as_html
 from mmdpad.analysis.pages.html import safe
-from mmdpad.visualization.answer import BOX
+from mmdpad.visualization.regions import BOX
 
 from .asking import Shown
 
@@ -27,6 +27,7 @@ CSS = """
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 6px 10px;
         align-items: center; margin-top: 8px; }
 .bars .bar { height: 14px; border-radius: 3px; }
+.details table { width: 100%; font-size: 14px; }
 .part { margin-bottom: 10px; }
 """
 
@@ -43,10 +44,12 @@ def status(shown: Shown) -> str:
 
 
 def details(shown: Shown) -> str:
-    """Legend, facts and similarities of a finished answer; empty before that."""
+    """Legend, objects, facts and similarities of a finished answer; empty before that."""
     parts = []
-    if shown.picture is not None:
-        parts.append(legend(truth=False))
+    if shown.legend:
+        parts.append(legend(shown.legend))
+    if shown.objects:
+        parts.append(_inert(objects_as_html(shown.objects)))
     if shown.facts:
         rows = ''.join(f'<dt>{text(name)}</dt><dd>{text(value)}</dd>'
                        for name, value in shown.facts.items())
@@ -73,7 +76,12 @@ def bars(region: float, image: float) -> str:
 
 def text(value: Any) -> str:
     """Escaped for HTML, and for the templates that gradio treats HTML as."""
-    return safe(value).replace('{', '&#123;').replace('$', '&#36;')
+    return _inert(safe(value))
+
+
+def _inert(html: str) -> str:
+    """HTML without the marks of templates."""
+    return html.replace('{', '&#123;').replace('$', '&#36;')
 
 
 def _rgb(color: tuple[int, ...]) -> str:

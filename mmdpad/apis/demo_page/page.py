@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from . import markup
-from .asking import Model, Shown, ask
+from .asking import Model, Shown, ask, shared_tasks
 from .gate import MAX_FILE, Gate
 
 if int(gr.__version__.split('.')[0]) < 6:
@@ -34,8 +34,9 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
         queue_size: Questions that may wait; more are refused.
     """
     with gr.Blocks(title='mmdpad', analytics_enabled=False) as page:
-        gr.HTML('<h1>Ask about an image</h1><p>The model reasons, names a box and two points, and '
-                'writes a caption; a frozen decoder draws the mask.</p>')
+        gr.HTML('<h1>Ask about an image</h1><p>The model reasons, and answers as its task says: '
+                'with a box, two points and a caption, from which a frozen decoder draws the mask, '
+                'with labelled boxes, or in words.</p>')
         with gr.Row():
             with gr.Column(min_width=280):
                 image = gr.Image(type='filepath', image_mode=None, label='Image', height=300,
@@ -43,6 +44,9 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
                 _take_only_uploads(image)
                 question = gr.Textbox(label='Question', lines=2, max_lines=6, elem_id='question',
                                       placeholder='What could you sit on?')
+                inputs = [image, question]
+                if tasks := shared_tasks(models):
+                    inputs.append(gr.Dropdown(tasks, value=tasks[0], label='Task', elem_id='task'))
                 with gr.Row():
                     go = gr.Button('Ask', variant='primary', min_width=100, elem_id='ask')
                     stop = gr.Button('Cancel', min_width=100, elem_id='cancel')
@@ -60,14 +64,14 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
                      api_visibility='private')
         outputs = [problem, *(part for column in columns for part in column)]
 
-        def run(path: str | None, text: str | None) -> Iterator[list]:
-            with closing(ask(models, path, text, max_pixels)) as steps:
+        def run(path: str | None, text: str | None, task: str | None = None) -> Iterator[list]:
+            with closing(ask(models, path, text, max_pixels, task)) as steps:
                 for wrong, shown in steps:
                     yield [markup.notice(wrong),
                            *(value for one in shown for value in _values(one))]
 
         asking = gr.on(
-            [go.click, question.submit], run, [image, question], outputs, concurrency_limit=1,
+            [go.click, question.submit], run, inputs, outputs, concurrency_limit=1,
             trigger_mode='once', show_progress='minimal', show_progress_on=problem,
             api_visibility='private')
         # Keep partial text; clear the status that says a model is writing.

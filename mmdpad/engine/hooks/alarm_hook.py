@@ -12,6 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmdpad.evaluation.summary import kind_of_main
 from mmdpad.registry import HOOKS
 from mmdpad.utils import renamed
 
@@ -48,7 +49,6 @@ HINTS = {
         'Resume from a checkpoint before this iteration with `--resume CHECKPOINT` and a lower '
         '`optim_wrapper.optimizer.lr`.',
 }
-METRIC = 'reasonseg/giou'
 
 
 @HOOKS.register_module()
@@ -85,7 +85,8 @@ class AlarmHook(Hook):
         repetition: In [0, 1), see :func:`mmdpad.rewards.repetition`.
         ess_share: In (0, 1], see :func:`mmdpad.rl.effective_sample_sizes`.
         flat_std: Standard deviation, in the term's own unit.
-        giou_drop: In percent, the unit of ``reasonseg/giou``.
+        giou_drop: In percent: of ``reasonseg/giou``, ``detection/f1`` or ``vqa/accuracy``, each by
+            itself.
         stop: Names of alarms that end the run after the iteration or validation in which they
             go off; True for all, including a format that has been learned (``term_saturates``).
             What was learned since the last checkpoint is not saved.
@@ -154,13 +155,16 @@ class AlarmHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Compare a validation during training with earlier ones."""
-        giou = (metrics or {}).get(METRIC, math.nan)
         reward = mean_of(self.history['recent'], 'reward')
-        if reward is None or not math.isfinite(giou):
+        found = {name: float(value) for name, value in (metrics or {}).items()
+                 if kind_of_main(name) and math.isfinite(value)}
+        if reward is None or not found:
             return
         validations = self.history['validations']
-        validations.append(dict(iter=runner.iter, giou=float(giou), reward=reward))
-        self._report(runner, 'reward_hacking', reward_hacking(validations, self.giou_drop))
+        validations.append(dict(iter=runner.iter, reward=reward, **found))
+        for name in found:
+            self._report(runner, 'reward_hacking',
+                         reward_hacking(validations, name, self.giou_drop))
 
     def _new_history(self) -> dict[str, list]:
         """Plain lists, because checkpoints hold them."""
@@ -225,22 +229,24 @@ def format_is_never_right(first: Rows) -> Findings:
             and all(row.get(name) == 0 for row in first)}
 
 
-def reward_hacking(validations: Rows, drop: float) -> Findings:
+def reward_hacking(validations: Rows, metric: str, drop: float) -> Findings:
     """Whether the last validation is worse than the best before, although the reward rose.
 
     Args:
-        validations: ``iter``, ``giou`` (percent) and ``reward`` (of training, at that time).
-        drop: Loss of gIoU that counts, in percent.
+        validations: ``iter``, ``reward`` (of training, at that time), and numbers by name.
+        metric: Name of a number, in percent, which the last one has.
+        drop: Loss that counts.
     """
-    if len(validations) < 2:
+    *before, last = [row for row in validations if metric in row]
+    if not before:
         return {}
-    *before, last = validations
-    best = max(before, key=lambda row: row['giou'])
-    if last['giou'] > best['giou'] - drop or last['reward'] <= best['reward']:
+    best = max(before, key=lambda row: row[metric])
+    rewards = best['reward'], last['reward']
+    if last[metric] > best[metric] - drop or rewards[1] <= rewards[0]:
         return {}
-    return {METRIC: f'{last["giou"]:.1f} at iteration {last["iter"]}, after {best["giou"]:.1f} at '
+    return {metric: f'{last[metric]:.1f} at iteration {last["iter"]}, after {best[metric]:.1f} at '
                     f'iteration {best["iter"]}, while the training reward rose from '
-                    f'{best["reward"]:.3f} to {last["reward"]:.3f}'}
+                    f'{rewards[0]:.3f} to {rewards[1]:.3f}'}
 
 
 def not_finite(row: dict[str, float]) -> Findings:

@@ -14,8 +14,15 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmdpad.engine.unwrap import unwrap
+from mmdpad.evaluation.measures import Row
+from mmdpad.evaluation.metrics import (
+    DetectionMetric,
+    QuestionAnsweringMetric,
+    ReasonSegMetric,
+)
+from mmdpad.evaluation.metrics.result_file import ResultFileMetric
 from mmdpad.evaluation.provenance import trained_iterations
-from mmdpad.evaluation.scoring import score_sample
+from mmdpad.evaluation.scoring import describe_response, identify
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import HOOKS
 from mmdpad.utils import spread
@@ -25,8 +32,9 @@ from mmdpad.visualization.answer import verdict
 
 @HOOKS.register_module()
 class ReasonSegVisualizationHook(Hook):
-    """Passes pictures of answers to the visualizer: box, points, mask and true mask on the image,
-    next to it question, reasoning, caption, and the IoU or why the answer cannot be used.
+    """Passes pictures of answers to the visualizer: boxes with labels, points, mask, and the true
+    mask or boxes on the image, next to it question, reasoning, caption or descriptions, and how
+    good the answer is or why it cannot be used.
 
     With ``LocalVisBackend`` they are PNG files in ``TIME/vis_data/vis_image/`` of the work dir,
     ``val_answer_SAMPLE_ITERATION.png`` and ``test_answer_...``; other backends (TensorBoard, W&B)
@@ -35,8 +43,10 @@ class ReasonSegVisualizationHook(Hook):
     processes only the first draws, and only samples that it evaluates itself; ``test_out_dir`` gets
     every answer of each process.
 
-    Models other than :class:`ReasoningSegmentor` are skipped, and so are samples without
-    ground-truth masks and answers without masks.
+    An answer is scored as by the evaluator's first metric that can
+    (:class:`ReasonSegMetric`, :class:`DetectionMetric`, :class:`QuestionAnsweringMetric`), or as by
+    such a metric without arguments. That of another task is drawn without a judgement. Models other
+    than :class:`ReasoningSegmentor` are skipped.
 
     Args:
         number: How many samples; 0 for none.
@@ -87,29 +97,42 @@ class ReasonSegVisualizationHook(Hook):
         self._evaluated = 0
         if is_main_process() and isinstance(unwrap(runner.model), ReasoningSegmentor):
             self._chosen = set(spread(range(len(loop.dataloader.sampler)), self.number))
-        # The picture shows the IoU as the metric counts it.
-        self._ignore_regions = next((metric.ignore_regions for metric in loop.evaluator.metrics
-                                     if hasattr(metric, 'ignore_regions')), 'target')
+        self._metrics = [metric for metric in loop.evaluator.metrics
+                         if isinstance(metric, ResultFileMetric)]
+        protocol = next((metric.ignore_regions for metric in loop.evaluator.metrics
+                         if hasattr(metric, 'ignore_regions')), 'target')
+        self._metrics += [ReasonSegMetric(protocol), DetectionMetric(), QuestionAnsweringMetric()]
 
     def _draw(self, runner: Runner, mode: str, data_batch: Any, outputs: Sequence[Any]) -> None:
         if not self._chosen and not self._presents:
             return
         first, self._evaluated = self._evaluated, self._evaluated + len(outputs)
         for number, sample in enumerate(outputs, first):
-            if not (self._presents or number in self._chosen) or not (
-                    'masks' in sample.get('gt_instances', ())
-                    and 'masks' in sample.pred_instances):
+            if not (self._presents or number in self._chosen):
                 continue
             image = data_batch['inputs']['image'][number - first].permute(1, 2, 0).cpu().numpy()
-            scored = score_sample(sample.to_dict(), self._ignore_regions, save_masks=True)
+            row = self._row(sample.to_dict())
             step = trained_iterations()
-            note = f'{verdict(scored)} ({scored["id"]}, iteration {step})'
-            picture = draw_row(image, scored, note)
+            note = f'{verdict(row)} ({row["id"]}, iteration {step})'.strip()
+            picture = draw_row(image, row, note)
             if number in self._chosen:
                 runner.visualizer.add_image(f'{mode}_answer_{number:04}', picture, step)
             if self._presents:
                 # Samples are distributed round-robin.
                 self._present(runner, number * get_world_size() + get_rank(), picture)
+
+    def _row(self, sample: dict) -> Row:
+        """The row of a result file about a sample; one without a judgement if no metric reads it.
+        """
+        for metric in self._metrics:
+            if metric.reads(sample):
+                return metric.row_to_draw(sample)
+        found = sample['pred_instances']
+        return dict(
+            identify(sample), boxes=found['bboxes'].tolist(), scores=found['scores'].tolist(),
+            label_names=found.get('label_names', ()), descriptions=found.get('descriptions', ()),
+            answer=getattr(sample['reasoning']['parsed'], 'answer', None),
+            **describe_response(sample))
 
     def _present(self, runner: Runner, number: int, picture: np.ndarray) -> None:
         """Write the picture of a test answer to the folder, and show it."""

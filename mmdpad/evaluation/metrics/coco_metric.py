@@ -13,7 +13,7 @@ from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 from mmengine.logging import print_log
 
 from mmdpad.datasets.roboflow import merge_categories
-from mmdpad.evaluation.calibration import published_scorer
+from mmdpad.evaluation.provenance import published_scorer
 from mmdpad.geometry.masks import encode_mask
 from mmdpad.registry import METRICS
 

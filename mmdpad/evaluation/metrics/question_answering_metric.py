@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from mmdpad.evaluation.provenance import published
-from mmdpad.evaluation.results import in_order, summarize_result
-from mmdpad.evaluation.scoring import identify
-from mmdpad.evaluation.summary import Row
+from mmdpad.evaluation.answer_summary import ANSWERS
+from mmdpad.evaluation.measures import Row
+from mmdpad.evaluation.scoring import describe_response, identify
 from mmdpad.geometry.boxes import outer_edges
 from mmdpad.geometry.targets import covered_pixels
 from mmdpad.registry import METRICS
 from mmdpad.rewards.answers import asked_answers, check_measure, score_answer, score_evidence
-from mmdpad.structures import ParseFailure
 
 from .result_file import ResultFileMetric
 
@@ -39,7 +36,7 @@ class QuestionAnsweringMetric(ResultFileMetric):
       wrong evidence count as wrong; ``no_evidence_rate`` in [0, 1], the share of usable answers
       without any;
     - ``parse_failure_rate``, ``truncated_rate`` in [0, 1], ``failed_<reason>``, a count for each
-      reason that occurred, and ``reasoning_tokens``, ``caption_tokens``, as in
+      reason that occurred, and ``reasoning_tokens``, ``caption_tokens``, ``repetition``, as in
       :class:`ReasonSegMetric`. A failed answer has accuracy and evidence IoU 0;
     - ``n``, questions, and ``n_evidence``, those whose evidence is known.
 
@@ -67,7 +64,8 @@ class QuestionAnsweringMetric(ResultFileMetric):
             in .jsonl.
     """
 
-    default_prefix = 'vqa'
+    kind = ANSWERS
+    default_prefix = ANSWERS.prefix
 
     def __init__(self, measure: str = 'vqa', tolerance: float = 0.0, threshold: float = 0.5,
                  out_file: str | None = None, collect_device: str = 'cpu',
@@ -75,48 +73,44 @@ class QuestionAnsweringMetric(ResultFileMetric):
         check_measure(measure, tolerance)
         if not 0 <= threshold < 1:
             raise ValueError(f'`threshold` should be an IoU in [0, 1), but got {threshold}')
-        super().__init__(out_file, collect_device, prefix, collect_dir)
-        self.options = dict(measure=measure, tolerance=tolerance, threshold=threshold)
+        self.options: dict[str, Any] = dict(measure=measure, tolerance=tolerance,
+                                            threshold=threshold)
+        super().__init__(dict(self.options, failed_samples=FAILED_ANSWERS), out_file,
+                         collect_device, prefix, collect_dir)
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Score samples in the form of ``DetDataSample.to_dict()``: ``answers`` and ``evidence`` as
-        packed by :class:`PackReasoningInputs`; ``pred_instances`` and ``reasoning`` as written by
-        :class:`ReasoningSegmentor`.
+    @staticmethod
+    def reads(sample: dict) -> bool:
+        """Whether a sample has answers."""
+        return bool(sample.get('answers'))
+
+    def score(self, sample: dict) -> Row:
+        """Score a sample in the form of ``DetDataSample.to_dict()``: ``answers`` and ``evidence``
+        as packed by :class:`PackReasoningInputs`; ``pred_instances`` and ``reasoning`` as written
+        by :class:`ReasoningSegmentor`.
 
         Raises:
-            ValueError: A sample has no answers.
+            ValueError: It has no answers.
         """
-        self.results.extend(score_question(sample, **self.options) for sample in data_samples)
-
-    def compute_metrics(self, results: list[Row]) -> dict[str, float]:
-        """Average over all questions and write the files."""
-        rows = in_order(results)
-        known = published()
-        protocol = dict(self.options, failed_samples=FAILED_ANSWERS, **known.get('protocol', {}))
-        summary = summarize_result(rows, protocol, known.get('provenance'))
-        return self.finish(rows, summary, ('accuracy', ))
+        return score_question(sample, **self.options)
 
 
 def score_question(sample: dict, measure: str, tolerance: float, threshold: float) -> Row:
     """The row of a result file about one question.
 
     Args:
-        sample: See :meth:`QuestionAnsweringMetric.process`.
+        sample: See :meth:`QuestionAnsweringMetric.score`.
         measure, tolerance, threshold: See :class:`QuestionAnsweringMetric`.
 
     Returns:
         Besides the columns of :func:`mmdpad.evaluation.scoring.identify`: ``question_type`` and
         ``answers`` of the data; ``evidence``, their boxes, and ``num_evidence``; ``answer`` and
         ``boxes``, the model's; ``accuracy``, ``evidence_iou`` in [0, 1], ``evidence_found`` (boxes)
-        and ``evidence_right``, None without evidence in the data; ``failure``, ``failure_detail``,
-        ``think``, ``caption``, ``reasoning_tokens``, ``caption_tokens``, ``truncated`` and
-        ``response``, as in :func:`mmdpad.evaluation.scoring.score_sample`.
+        and ``evidence_right``, None without evidence in the data; and those of
+        :func:`mmdpad.evaluation.scoring.describe_response`.
     """
     answers, choices = asked_answers(sample)
-    reasoning = sample.get('reasoning', {})
-    parsed = reasoning.get('parsed')
-    failure = parsed if isinstance(parsed, ParseFailure) else None
-    answer = getattr(parsed, 'answer', None)
+    response = describe_response(sample)
+    answer = getattr(sample.get('reasoning', {}).get('parsed'), 'answer', None)
     boxes = sample['pred_instances']['bboxes'].tolist()
     evidence = sample.get('evidence') or ()
     (height, width), seen = sample['ori_shape'], sample.get('model_shape', sample['ori_shape'])
@@ -126,13 +120,8 @@ def score_question(sample: dict, measure: str, tolerance: float, threshold: floa
     return dict(
         identify(sample), question_type=sample.get('question_type'), answers=list(answers),
         evidence=[list(box) for box in evidence], num_evidence=len(evidence), answer=answer,
-        boxes=boxes, accuracy=0.0 if failure or not answer else score_answer(
+        boxes=boxes, accuracy=0.0 if response['failure'] or not answer else score_answer(
             answer, answers, choices, measure, tolerance),
         evidence_iou=iou, evidence_found=None if iou is None else round(
             len(targets) * score_evidence(found, targets, 'recall', threshold)),
-        evidence_right=None if iou is None else iou > threshold,
-        failure=failure and failure.reason, failure_detail=failure and failure.detail,
-        think=getattr(parsed, 'think', None), caption=getattr(parsed, 'caption', None),
-        reasoning_tokens=reasoning.get('reasoning_tokens'),
-        caption_tokens=reasoning.get('caption_tokens'),
-        truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
+        evidence_right=None if iou is None else iou > threshold, **response)

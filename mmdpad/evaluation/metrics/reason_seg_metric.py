@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmdpad.evaluation.provenance import published
-from mmdpad.evaluation.results import in_order, summarize_result
+from mmdpad.evaluation.measures import Row
 from mmdpad.evaluation.scoring import FAILED_SAMPLES, score_sample
+from mmdpad.evaluation.segmentation_summary import SEGMENTATION
 from mmdpad.geometry.mask_iou import check_ignore_regions
 from mmdpad.registry import METRICS
 
@@ -77,7 +77,8 @@ class ReasonSegMetric(IgnoreRegionsMetric, ResultFileMetric):
         ValueError: ``ignore_regions`` is unknown, or ``out_file`` does not end in .jsonl.
     """
 
-    default_prefix = 'reasonseg'
+    kind = SEGMENTATION
+    default_prefix = SEGMENTATION.prefix
 
     def __init__(self,
                  ignore_regions: str = 'target',
@@ -87,23 +88,27 @@ class ReasonSegMetric(IgnoreRegionsMetric, ResultFileMetric):
                  prefix: str | None = None,
                  collect_dir: str | None = None) -> None:
         check_ignore_regions(ignore_regions)
-        super().__init__(out_file, collect_device, prefix, collect_dir)
+        super().__init__(dict(ignore_regions=ignore_regions, failed_samples=FAILED_SAMPLES),
+                         out_file, collect_device, prefix, collect_dir)
         self.ignore_regions = ignore_regions
         self.save_masks = save_masks
+
+    @staticmethod
+    def reads(sample: dict) -> bool:
+        """Whether a sample has masks, the true and the predicted ones."""
+        return 'masks' in sample.get('gt_instances', ()) and 'masks' in sample['pred_instances']
+
+    def score(self, sample: dict) -> Row:
+        """See :func:`mmdpad.evaluation.scoring.score_sample`."""
+        return score_sample(sample, self.ignore_regions, self.save_masks)
+
+    def row_to_draw(self, sample: dict) -> Row:
+        """:meth:`score`, with the masks."""
+        return score_sample(sample, self.ignore_regions, save_masks=True)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score samples in the form of ``DetDataSample.to_dict()``: ``gt_instances``,
         ``ignored_instances`` (optional), ``pred_instances`` with masks bool (n, H, W), and
         ``reasoning`` as written by :class:`ReasoningSegmentor`."""
         self.check_samples(data_samples)
-        self.results.extend(score_sample(sample, self.ignore_regions, self.save_masks)
-                            for sample in data_samples)
-
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Average over all samples and write the files."""
-        rows = in_order(results)
-        known = published()
-        protocol = dict(ignore_regions=self.ignore_regions, failed_samples=FAILED_SAMPLES,
-                        **known.get('protocol', {}))
-        summary = summarize_result(rows, protocol, known.get('provenance'))
-        return self.finish(rows, summary, ('giou', 'ciou'))
+        super().process(data_batch, data_samples)

@@ -6,63 +6,87 @@ from __future__ import annotations
 import logging
 import os.path as osp
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 
-from mmdpad.evaluation.provenance import trained_iterations
-from mmdpad.evaluation.results import write_result
-from mmdpad.evaluation.summary import Row
+from mmdpad.evaluation.measures import ResultKind, Row
+from mmdpad.evaluation.provenance import published, trained_iterations
+from mmdpad.evaluation.results import in_order, summarize_result, write_result
 
 
 class ResultFileMetric(BaseMetric):
-    """A metric whose :meth:`compute_metrics` ends with :meth:`finish`.
+    """Writes a JSON line for each sample and, next to it, a ``.json`` with protocol, metrics,
+    intervals and provenance, see :func:`mmdpad.evaluation.results.summarize_result`.
 
     Args:
+        protocol: Options on which the numbers depend.
         out_file: Where the JSON lines go; None for ``<prefix>[_iter_N].jsonl`` next to the log.
         collect_device, prefix, collect_dir: As in mmengine.
 
     Attributes:
-        summary: What the last evaluation found, see :meth:`finish`; None before one.
+        kind: How the rows are summed up.
+        summary: The content of the last ``.json``, with the full path as ``samples`` (None if no
+            file was written); only in the process that computed it.
 
     Raises:
         ValueError: ``out_file`` does not end in .jsonl.
     """
 
-    def __init__(self, out_file: str | None = None, collect_device: str = 'cpu',
-                 prefix: str | None = None, collect_dir: str | None = None) -> None:
+    kind: ClassVar[ResultKind]
+
+    def __init__(self, protocol: dict[str, Any], out_file: str | None = None,
+                 collect_device: str = 'cpu', prefix: str | None = None,
+                 collect_dir: str | None = None) -> None:
         super().__init__(collect_device, prefix, collect_dir)
         if out_file is not None and not out_file.endswith('.jsonl'):
             raise ValueError(f'`out_file` should end in .jsonl (a .json is written beside it), but '
                              f'got {out_file!r}')
+        self.protocol = protocol
         self.out_file = out_file
         self.summary: dict[str, Any] | None = None
 
-    def finish(self, rows: Sequence[Row], summary: dict[str, Any], bounded: Sequence[str],
-               note: str = '') -> dict[str, float]:
-        """Write the files of an evaluation, log where they are, and keep the summary, with
-        ``samples``, the file of the lines.
+    @staticmethod
+    def reads(sample: dict) -> bool:
+        """Whether a sample has what :meth:`score` needs."""
+        raise NotImplementedError
 
-        Args:
-            rows: Of the samples.
-            summary: With ``protocol``, ``metrics`` and ``intervals``, see
-                :func:`mmdpad.evaluation.results.summarize_result`.
-            bounded: Metrics whose intervals are metrics, too, if they have any.
-            note: Follows in the log.
+    def score(self, sample: dict) -> Row:
+        """The row of a sample in the form of ``DetDataSample.to_dict()``."""
+        raise NotImplementedError
 
-        Returns:
-            The metrics, with ``<name>_low`` and ``<name>_high`` of those in ``bounded``.
-        """
+    def row_to_draw(self, sample: dict) -> Row:
+        """:meth:`score`, with all that a picture shows."""
+        return self.score(sample)
+
+    def describe_protocol(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """``protocol``, and what :func:`mmdpad.evaluation.provenance.publish` was told."""
+        return dict(self.protocol, **published().get('protocol', {}))
+
+    def note(self, summary: dict[str, Any]) -> str:
+        """What the log says about a summary besides the metrics."""
+        return ''
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """:meth:`score` the samples."""
+        self.results.extend(map(self.score, data_samples))
+
+    def compute_metrics(self, results: list[Row]) -> dict[str, float]:
+        """Sum up all samples, write the files, and log where they are."""
+        rows = in_order(results)
+        protocol = self.describe_protocol(rows)
+        summary = summarize_result(rows, protocol, published().get('provenance'))
         out_file = self.out_file or _default_out_file(self.prefix)
         where = out_file and write_result(out_file, rows, summary)
-        print_log(f'{self.prefix} protocol: {summary["protocol"]}; samples: '
-                  f'{where or "not written: no log file and no `out_file`"}{note}',
-                  logger='current', level=logging.INFO)
+        note = self.note(summary)
+        print_log(f'{self.prefix} protocol: {protocol}; samples: '
+                  f'{where or "not written: no log file and no `out_file`"}'
+                  + (f'\n{note}' if note else ''), logger='current', level=logging.INFO)
         self.summary = dict(summary, samples=where)
         intervals = summary['intervals']
         return dict(summary['metrics'], **{
-            f'{name}_{end}': value for name in bounded if name in intervals
+            f'{name}_{end}': value for name in self.kind.bounded if name in intervals
             for end, value in zip(('low', 'high'), intervals[name], strict=True)})
 
 

@@ -45,6 +45,17 @@ def test_a_step_is_read_group_by_group_and_the_best_response_comes_first(log):
     assert [row['total'] for row in read_step(path, 1)[1][0].rows] == [9]
 
 
+def test_a_task_is_read_by_itself(log):
+    path = log([line(1, 0, 9., task='a'), line(1, 1, 1., task='b'), line(2, 0, 3., task='a')])
+    iteration, (group, ) = read_step(path, task='b')
+    assert iteration == 1 and group.title == 'Group 1 (id1, b): mean 1.000, spread 0.000'
+    with pytest.raises(ValueError, match=r"those in the log \(a, b\), but got 'c'"):
+        read_step(path, task='c')
+    assert read_step(log([line(1, 0, 9.)]))[1][0].title.startswith('Group 0 (id0): ')
+    other = Group([line(1, 0, 9., rewards=dict(iou=9., f1=None))])
+    assert ' f1 ' not in rollouts_as_text(1, dict(Best=[other])), 'a term of another task'
+
+
 def test_iterations_of_a_resumed_run(tmp_path):
     """Killed in iteration 4, resumed from 2, and killed again."""
     first, second = (write_jsonl(str(tmp_path / f'{name}.jsonl'), [

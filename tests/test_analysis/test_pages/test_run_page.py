@@ -38,9 +38,10 @@ def response(iteration, group, index, text='text'):
 def answer(index, iou, text='text', **more):
     mask = np.zeros((60, 80), bool)
     mask[10:30, 10:40] = True
-    return dict(index=index, image='b.jpg', question=f'{text} {index}?', iou=iou, failure=None,
-                boxes=[[10, 10, 40, 30]], points=[[[20, 20], [25, 25]]], think=text, caption=text,
-                mask=encode_mask(mask), target=encode_mask(mask), **more)
+    return dict(index=index, image='b.jpg', question=f'{text} {index}?', iou=iou,
+                intersection=1, failure=None, boxes=[[10, 10, 40, 30]],
+                points=[[[20, 20], [25, 25]]], think=text, caption=text, mask=encode_mask(mask),
+                target=encode_mask(mask), **more)
 
 
 def evaluation(text='text', count=20):
@@ -87,7 +88,7 @@ def cells(page):
 
 
 def test_the_numbers_of_a_resumed_run(run):
-    page = run_as_html(run(), [evaluation()], evaluation(), read)
+    page = run_as_html(run(), [evaluation()], [evaluation()], read)
     rows = cells(page)
     assert ['first', '2', '40.0', '30.0'] in rows and ['last', '4', '45.0', '35.0'] in rows
     assert ['best gIoU', '3', '50.0', '40.0'] in rows
@@ -106,7 +107,7 @@ def test_the_numbers_of_a_resumed_run(run):
 
 def test_responses_and_answers_that_are_shown(run):
     folder = run()
-    page = run_as_html(folder, [], evaluation(), read)
+    page = run_as_html(folder, [], [evaluation()], read)
     titles = re.findall('<h3>(Iteration.*?)</h3>', page)
     kinds = ('best', 'worst', 'most contested')
     assert titles == [f'Iteration {iteration}: {kind}' for iteration in (1, 3, 4)
@@ -117,12 +118,12 @@ def test_responses_and_answers_that_are_shown(run):
     worst, best = page.split('<h3>Worst</h3>')[1].split('<h3>Best</h3>')
     assert re.findall(r'<b>text (\d+)\?', worst) == ['0', '1', '2', '3', '4', '5']
     assert re.findall(r'<b>text (\d+)\?', best) == ['19', '18', '17', '16', '15', '14']
-    few = run_as_html(folder, [], evaluation(count=3), read)
+    few = run_as_html(folder, [], [evaluation(count=3)], read)
     assert re.findall(r'<b>text (\d+)\?', few) == ['0', '1', '2', '1'], 'one in the middle'
 
 
 def test_the_page_is_one_file_of_a_bounded_size(run):
-    page = run_as_html(run(size=(900, 1200)), [evaluation()], evaluation(), read)
+    page = run_as_html(run(size=(900, 1200)), [evaluation()], [evaluation()], read)
     kinds = re.findall('src="data:image/(png|jpeg);base64', page)
     # 5 panels, 4 samples at 2 iterations, 12 answers, 9 groups
     assert kinds.count('png') == 5 and kinds.count('jpeg') == 4 * 2 + 12 + 9
@@ -138,7 +139,7 @@ def test_the_page_is_one_file_of_a_bounded_size(run):
 @pytest.mark.filterwarnings('ignore:Glyph')
 def test_no_text_leaves_its_place_in_the_page(run):
     folder = run(HOSTILE.replace('\ud800', ''))
-    page = run_as_html(folder, [evaluation(HOSTILE)], evaluation(HOSTILE), lambda path: None)
+    page = run_as_html(folder, [evaluation(HOSTILE)], [evaluation(HOSTILE)], lambda path: None)
     page.encode()  # no half surrogate is left
     tags = Tags(page)
     assert not tags.open and 'script' not in tags.seen and 'alert("x")' in tags.data
@@ -148,7 +149,7 @@ def test_no_text_leaves_its_place_in_the_page(run):
 
 def test_what_a_run_does_not_have_is_reported(tmp_path):
     write_jsonl(str(tmp_path / '1/vis_data/scalars.json'), [dict(iter=1, step=1, loss=1.0)])
-    page = run_as_html(tmp_path, [], None, read)
+    page = run_as_html(tmp_path, [], [], read)
     assert not Tags(page).open and '<img' not in page
     for said in ('no training log', 'no validation of ReasonSegMetric', 'no text log',
                  'nothing to draw', 'no result of ReasonSegMetric', 'no pictures of validations',
@@ -157,7 +158,7 @@ def test_what_a_run_does_not_have_is_reported(tmp_path):
         assert said in page, said
     found = Evaluation('a.jsonl', {}, [dict(answer(0, 0.5), mask=None)])
     del found.rows[0]['mask']
-    page = run_as_html(tmp_path, [found], found, read)
+    page = run_as_html(tmp_path, [found], [found], read)
     assert 'The masks were not saved' in page and 'The protocol is unknown' in page
     assert cells(page)[-1] == ['a.jsonl', '-', 'unknown', '-', '-', '-', '-', '-', '-']
 
@@ -167,11 +168,11 @@ def test_what_is_damaged_is_reported(run):
     (folder / '1/rollouts.jsonl').write_text('<html>\n{}\n')
     broken = evaluation(count=1)
     broken.rows[0]['mask'] = encode_mask(np.ones((3, 5), bool))
-    page = run_as_html(folder, [], broken, read)
+    page = run_as_html(folder, [], [broken], read)
     assert 'They cannot be read:' in page and 'The answer cannot be drawn:' in page
     (folder / '2/vis_data/scalars.json').write_text('<html>\n{}\n')
     with pytest.raises(ValueError, match='scalars.json should hold one JSON object per line'):
-        run_as_html(folder, [], None, read)
+        run_as_html(folder, [], [], read)
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def browse(tmp_path):
 @pytest.mark.filterwarnings('ignore:Glyph')
 def test_a_browser_runs_and_fetches_nothing_and_a_phone_shows_all(run, browse):
     page = run_as_html(run(HOSTILE.replace('\ud800', ''), size=(600, 900)), [evaluation(HOSTILE)],
-                       evaluation(HOSTILE), read)
+                       [evaluation(HOSTILE)], read)
     console, shown = browse(page)
     assert console == [] and '<h2 id="1">Numbers</h2>' in shown
     # The console would tell of both, and the policy of the page would hinder them.

@@ -144,10 +144,10 @@ def test_functions_by_hand():
     for name, values in (('reward/my_format', [0., 1e-9]), ('reward/my_format', [0., math.nan]),
                          ('reward/iou', [0., 0.]), ('reward_std/my_format', [0., 0.])):
         assert not format_is_never_right(rows(name, *values))
-    validations = [dict(iter=i, giou=g, reward=r) for i, g, r in
+    validations = [{'iter': i, 'vqa/accuracy': g, 'reward': r} for i, g, r in
                    ((1, 60., 1.), (2, 50., 5.), (3, 58., 1.1))]
-    assert reward_hacking(validations, 2.0) and reward_hacking(validations[:2], 2.0)
-    assert not reward_hacking(validations, 2.1) and not reward_hacking(validations[:1], 0.0)
+    for some, drop, found in ((3, 2.0, True), (2, 2.0, True), (3, 2.1, False), (1, 0.0, False)):
+        assert bool(reward_hacking(validations[:some], 'vqa/accuracy', drop)) == found
 
 
 @pytest.mark.parametrize('stop, stops', [

@@ -1,18 +1,25 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.runner import Runner
+from mmengine.structures import InstanceData
 from mmengine.visualization import Visualizer
 from PIL import Image
 
 from mmdpad.engine.hooks import ReasonSegVisualizationHook
 from mmdpad.engine.hooks import reason_seg_visualization_hook as module
 from mmdpad.engine.hooks.exact_resume_hook import random_state
+from mmdpad.evaluation.metrics import DetectionMetric
+from mmdpad.models.segmentors import ReasoningSegmentor
+from mmdpad.structures import ReasoningOutput
 from mmdpad.utils import answer_pictures
-from mmdpad.visualization.answer import TRUTH
+from mmdpad.visualization import draw_row
+from mmdpad.visualization.regions import BOX, TRUTH, WRONG
 
 
 @pytest.fixture
@@ -79,6 +86,53 @@ def test_of_several_processes_the_first_draws_if_asked_to(config, monkeypatch, m
     runner = Runner.from_cfg(config)
     runner.test()
     assert pictures(runner) == []
+
+
+class Metric(DetectionMetric):
+    """Counts which samples it is asked about."""
+
+    seen = 0
+
+    def row_to_draw(self, sample):
+        self.seen += 1
+        return super().row_to_draw(sample)
+
+
+def test_answers_without_masks_are_drawn_as_their_metric_judges_them(monkeypatch):
+    """A detection, an answer in words, and a count, which no metric knows."""
+    found = dict(bboxes=torch.tensor([[2., 2, 20, 20]]), labels=torch.tensor([0]),
+                 scores=torch.ones(1), label_names=['cup'], descriptions=['blue'])
+    meta = dict(img_id=5, ori_shape=(32, 32), question='q')
+    metas = [dict(meta, classes=('cup', ), class_labels=(0, ), instances=[
+        dict(bbox=[4, 2, 20, 20], bbox_label=0, ignore_flag=0)]),
+        dict(meta, answers=('red', ), evidence=[[2, 2, 20, 20]]), meta]
+    samples = []
+    for one in metas:
+        sample = DetDataSample(metainfo=one)
+        sample.pred_instances = InstanceData(**found)
+        sample.reasoning = dict(parsed=ReasoningOutput('t', 'c', (), 'red'), response='r')
+        samples.append(sample)
+    monkeypatch.setattr(module, 'unwrap', lambda model: object.__new__(ReasoningSegmentor))
+    metric = Metric(threshold=0.95)
+    loop = SimpleNamespace(evaluator=SimpleNamespace(metrics=[metric]), dataloader=SimpleNamespace(
+        sampler=range(3)))
+    drawn, rows = [], []
+    monkeypatch.setattr(module, 'draw_row', lambda image, row, note: rows.append((row, note)) or (
+        draw_row(image, row, note)))
+    runner = SimpleNamespace(model=None, val_loop=loop, visualizer=SimpleNamespace(
+        add_image=lambda name, picture, step: drawn.append(picture)))
+    hook = ReasonSegVisualizationHook(3)
+    hook.before_val(runner)
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    hook.after_val_iter(runner, 0, dict(inputs=dict(image=[image] * 3)), samples)
+    assert [note.partition(' (5')[0] for _, note in rows] == [
+        '0 right, 1 wrong, 1 missed', 'accuracy 1.00 (right: red), evidence IoU 0.90', '']
+    assert metric.seen == 1 and rows[2][0]['answer'] == 'red'
+
+    def has(picture, color):
+        return (picture == np.array(color, np.uint8)).all(axis=2).any()
+    assert [has(picture, TRUTH) for picture in drawn] == [True, True, False]
+    assert has(drawn[0], WRONG) and has(drawn[2], BOX)
 
 
 def test_a_number_that_makes_no_sense():

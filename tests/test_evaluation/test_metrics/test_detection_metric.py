@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmdpad.evaluation.metrics import coco_metric
-from mmdpad.evaluation.metrics.detection_metric import summarize_detections
 from mmdpad.evaluation.provenance import publish
+from mmdpad.evaluation.summary import summarize
 from mmdpad.registry import METRICS
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
@@ -59,7 +59,9 @@ def test_counts_by_hand():
                 'detection/no_target_accuracy': 100, 'detection/target_accuracy': 100 / 3,
                 'detection/invented_rate': 1 / 5, 'detection/duplicate_rate': 1 / 5,
                 'detection/parse_failure_rate': 1 / 4, 'detection/truncated_rate': 0,
-                'detection/n': 4, 'detection/n_images': 4, 'detection/failed_no_json': 1})
+                'detection/repetition': 0,
+                'detection/n': 4, 'detection/n_images': 4, 'detection/n_no_target': 1,
+                'detection/failed_no_json': 1})
     assert metrics['detection/f1_low'] <= metrics['detection/f1'] <= metrics['detection/f1_high']
 
 
@@ -83,7 +85,7 @@ def test_result_files(tmp_path):
     assert summary['classes']['cup'] == dict(targets=2, objects=1, precision=100.0, recall=50.0,
                                              f1=pytest.approx(200 / 3))
     assert summary['protocol']['threshold'] == 0.5 and 'images' in summary['bootstrap']['method']
-    assert summary['metrics'] == summarize_detections(rows)[0]
+    assert summary['metrics'] == summarize(rows)
 
 
 def test_scores_by_hand(tmp_path):
