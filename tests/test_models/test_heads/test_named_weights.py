@@ -48,8 +48,8 @@ def test_every_change_gives_another_version(dtype):
     values = [torch.randn(shape).to(dtype) for shape in ((3, 4), (4, ), (), (2, 3, 4), (0, 4))]
     before = moved(0, lambda value: value)
     changed = [
-        moved(0, lambda matrix: matrix[[1, 0, 2]]), moved(0, lambda matrix: matrix[:, [0, 3, 2, 1]]),
-        moved(0, lambda matrix: matrix.flip(0, 1)), moved(1, lambda bias: bias[[0, 2, 1, 3]]),
+        moved(0, lambda rows: rows[[1, 0, 2]]), moved(0, lambda rows: rows[:, [0, 3, 2, 1]]),
+        moved(0, lambda rows: rows.flip(0, 1)), moved(1, lambda bias: bias[[0, 2, 1, 3]]),
         moved(2, torch.neg), moved(3, lambda stack: stack.flip(0)),
         moved(3, lambda stack: stack.flip(1)), moved(3, lambda stack: stack.flip(2))]
     assert len({before, *changed}) == 1 + len(changed)
