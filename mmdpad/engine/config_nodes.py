@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mmengine.registry import FUNCTIONS, Registry
@@ -43,7 +44,7 @@ class Node:
 
     Attributes:
         path: Keys and indices joined by dots, as in ``--cfg-options``.
-        entry: The dict itself; changing it changes the config.
+        entry: The dict itself; changing it changes the config, but not the ``kind`` of this node.
         registry: The registry in which its kind is looked up first.
         scope: The ``_scope_`` around it; None for the default scope.
     """
@@ -53,7 +54,7 @@ class Node:
     registry: Registry
     scope: str | None = None
 
-    @property
+    @cached_property
     def kind(self) -> Any:
         """The class or function that its ``type`` names; None if there is none."""
         # The registry of its key comes first, since a name may be in several.

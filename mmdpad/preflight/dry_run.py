@@ -28,6 +28,7 @@ from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.engine.runner.encoding import check_tasks, find_long_prompts, tasks_asked
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
+from mmdpad.models.cost.memory import trained_weights
 from mmdpad.models.heads.families import find_family
 from mmdpad.models.heads.policy_source import check_policy
 from mmdpad.models.heads.processor_files import describe_files
@@ -72,7 +73,7 @@ from mmdpad.utils.vllm_versions import describe_conflict, find_conflicts, find_v
 
 from .check_detector import build_model, check_sample, find_wrong_filters
 from .check_weights import check_weights, handover_problems, server_problems
-from .cost import make_report, read_config_cost, with_response_tokens
+from .cost import configured_memory, read_config_cost, with_response_tokens
 
 _TYPICAL_GPU = 80 * GB
 _RESPONSES = 1000
@@ -360,12 +361,12 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
     try:
         cost = read_config_cost(config)
         cost = with_response_tokens(cost, config, cost.max_tokens)
-        report = make_report(cost, gpus, None if have is None else have / GB)
+        within, memory = configured_memory(cost, gpus, None if have is None else have / GB)
     except (OSError, ImportError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         notes.append(f'memory: not estimated ({error})')
         return
-    notes += [note for note in report['notes'] if note.startswith('memory_budget')]
-    need = report['variants'][0]['sharded_peak' if cost.sharded and gpus > 1 else 'peak']
+    notes += [note for note in within.notes if note.startswith('memory_budget')]
+    need = memory['sharded_peak' if cost.sharded and gpus > 1 else 'peak']
     notes.append(f'memory: about {need / GB:.1f} GB per GPU, with all responses at the limit of '
                  f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` has the details)')
     if have is not None:
@@ -375,13 +376,13 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
                    f'about {need / GB:.0f} GB; train an adapter (`model.policy.lora`), lower '
                    f'`train_cfg.tokens_per_micro_batch`, or shard it over more GPUs')
     elif need > _TYPICAL_GPU:
-        number = next((n for n in (2, 4, 8, 16, 32) if make_report(cost, n)['variants'][0][
+        number = next((n for n in (2, 4, 8, 16, 32) if configured_memory(cost, n)[1][
             'sharded_peak'] <= _TYPICAL_GPU), None)
         fits = f'it needs {number}' if number else 'it does not even fit 32'
         notes.append(f'no GPU found; sharded (FSDP), {fits} GPUs of 80 GB')
     else:
         notes.append('no GPU found; it fits one of 80 GB')
-    checkpoint = report['trained_parameters'] * (4 + 4 * cost.setup.state)
+    checkpoint = trained_weights(cost.shape, cost.setup) * (4 + 4 * cost.setup.state)
     free = shutil.disk_usage(nearest_folder(config.get('work_dir') or '.')).free
     notes.append(f'disk: about {checkpoint / GB:.2f} GB per checkpoint, {free / GB:.0f} GB free')
     if free < checkpoint:

@@ -53,7 +53,7 @@ class RolloutBatch:
         response_ids: (B * G, R) long, right-padded token ids, including the end token.
         response_mask: (B * G, R) bool, True for the tokens that the policy chose.
         truncated: (B * G,) bool, True if the length limit ended the response.
-        reasoning_tokens: (B * G,) float, tokens inside the think tags; NaN without tags.
+        reasoning_tokens: (B * G,) float, tokens inside the think tags; NaN without both.
         signals: Name -> (B, G) float: values to log that are not rewards.
         rewards: Name of a term -> (B, G) float, unweighted.
         total_rewards: (B, G) float, the weighted sum, or None before it is computed.

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -46,12 +47,13 @@ def find_wrong_types(taker: Callable, given: Mapping[str, Any], where: str) -> I
             yield from _compare(value, hints[name], f'{where}.{name}' if where else name)
 
 
-def read_defaults(taker: Callable) -> dict[str, Any]:
+def read_defaults(taker: Callable) -> Mapping[str, Any]:
     """The arguments of a class, including those of its bases, or of a function, with their
     defaults; :attr:`inspect.Parameter.empty` for an argument without one."""
-    return _read_signature(taker)[1]
+    return types.MappingProxyType(_read_signature(taker)[1])
 
 
+@cache
 def _read_signature(taker: Callable) -> tuple[dict[str, Any], dict[str, Any]]:
     """Annotations and defaults by argument."""
     functions = [taker]

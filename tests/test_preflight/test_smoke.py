@@ -14,6 +14,8 @@ from transformers import Mistral3ForConditionalGeneration
 
 from mmdpad import datasets
 from mmdpad.datasets.checking import check_dataset
+from mmdpad.datasets.transforms import ModelImageResize
+from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.models.heads import PolicyFamily
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.preflight import dry_run, make_smoke_config, run_smoke
@@ -23,10 +25,12 @@ from mmdpad.registry import DATASETS, MODELS, REWARDS
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not in path.parts)
 MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
-# They differ from others by a value, a term or a size: the default suite checks them, and the slow
-# tests run them.
+# They differ from others by a value, a term or a size, or combine what others have: the default
+# suite checks them, and the slow tests run them.
 ALIKE = re.compile(r'study/(?!discriminative)|/ablations/(?!qwen7b_geometric)|/qwen3b_|'
-                   r'/qwen7b_refcoco[+g]|qwen7b_refcoco_mmdet|qwen7b_odvg|qwen7b_coco|qwen7b_ovd_[lo]|qwen3vl8b')
+                   r'/qwen7b_refcoco[+g]|qwen7b_refcoco_mmdet|qwen7b_odvg|qwen7b_coco|'
+                   r'qwen7b_ovd_[lo]|qwen3vl8b|qwen3_5_35b|glm4_5v|loose_boxes|'
+                   r'qwen7b_fsdp|qwen7b_vllm_servers')  # without strategy and servers
 numbers = itertools.count()
 
 
@@ -75,6 +79,7 @@ def test_every_config_passes(path, smoke_config):
     with DefaultScope.overwrite_default_scope(config.default_scope):
         problems, _ = dry_run(config)
         assert problems == []
+        with_small_images(config)
         runner = run_smoke(config)
     original = Config.fromfile(path)
     assert type(unwrapped(runner.model)) is MODELS.get(original.model.type)
@@ -102,6 +107,13 @@ def test_every_config_passes(path, smoke_config):
         assert max(rewards) == pytest.approx(0.5) or (
             'grefcoco' in path.stem or 'ovd' in path.stem)
         assert max(rewards) > 0 and max(norms) > 0
+
+
+def with_small_images(config: Config) -> None:
+    """Most of the time would go into their attention; the command, tested below, keeps the size."""
+    for node in find_nodes(config):
+        if node.is_kind(ModelImageResize) and min(node.entry['size']) > 448:
+            node.entry['size'] = (448, 448)  # every family takes these
 
 
 def unwrapped(model):

@@ -42,8 +42,8 @@ def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = ()) -> dict
         Texts:
 
         - ``response_tokens``;
-        - ``reasoning_tokens`` and ``caption_words`` (over responses with the tags; absent if none
-          has);
+        - ``reasoning_tokens`` and ``caption_words`` (over responses with both tags, so none
+          that was cut off between them; absent if none has);
         - ``distinct_2`` (:func:`distinct_n` of each group's reasoning texts, mean over groups) and
           ``repetition`` (mean over reasoning texts that are not empty; absent if all are).
     """

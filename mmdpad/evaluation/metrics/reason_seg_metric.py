@@ -42,9 +42,9 @@ class ReasonSegMetric(IgnoreRegionsMetric, ResultFileMetric):
       occurred. A failed sample has IoU 0, intersection 0 and the target's area as union; its points
       and boxes count as wrong.
     - ``reasoning_tokens``, ``caption_tokens``: mean length in tokens of the model's tokenizer, over
-      the responses with reasoning or a caption; ``repetition`` of the reasoning in [0, 1), see
-      :func:`mmdpad.rewards.repetition`; absent if no response has any. ``truncated_rate`` in
-      [0, 1].
+      the responses with reasoning or a caption (one that was cut off within it has none);
+      ``repetition`` of the reasoning in [0, 1), see :func:`mmdpad.rewards.repetition`; absent if no
+      response has any. ``truncated_rate`` in [0, 1].
     - ``fallback_rate`` in [0, 1], for a decoder that takes the caption
       (:class:`mmdpad.models.ConceptDecoder`): the share of objects that it decoded by box and
       points alone, ``n_fallback`` of ``n_objects``.

@@ -15,14 +15,28 @@ from .workload import Setup, Workload
 
 def text_bytes(shape: PolicyShape, setup: Setup, work: Workload) -> PartBytes:
     """The language model's pass over all prompts and responses of ``work``."""
+    measured, factor = _measured_pass(setup, work)
+    return _scaled(shape.measurements.text(*measured), factor)
+
+
+def product_bytes(shape: PolicyShape, setup: Setup, work: Workload) -> list[int]:
+    """What each layer of the language model keeps in that pass if only the operations between
+    matrix products are repeated: its input and the outputs of products and attention."""
+    measured, factor = _measured_pass(setup, work)
+    return [int(factor * size) for size in shape.measurements.products(*measured)]
+
+
+def _measured_pass(setup: Setup, work: Workload) -> tuple[
+        tuple[Arithmetic, int, tuple[int, ...]], float]:
+    """The pass that is measured, of one prompt and its responses, and how many times as many tokens
+    ``work`` has."""
     own = Arithmetic(setup.weight_bytes, setup.amp, setup.lora_rank, setup.on_cpu,
-                     setup.attention == 'eager', work.shared, setup.checkpointing)
+                     setup.attention == 'eager', work.shared)
     prompt, response = coarse(work.prompt_tokens), coarse(work.response_tokens)
     lengths: tuple[int, ...] = (response, )
     if work.shared:
         lengths = response_lengths(work.group_size, response, coarse(work.padded))
-    part = shape.measurements.text(own, prompt, lengths)
-    return _scaled(part, work.tokens / (prompt + sum(lengths)))
+    return (own, prompt, lengths), work.tokens / (prompt + sum(lengths))
 
 
 def tower_bytes(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> PartBytes:
@@ -34,7 +48,7 @@ def tower_bytes(shape: PolicyShape, setup: Setup, work: Workload, images: int) -
 
 def _scaled(part: PartBytes, factor: float) -> PartBytes:
     layers = {layer: LayerBytes(*(int(factor * size) for size in (
-        layer.kept, layer.state, layer.backward_peak, layer.products)))
+        layer.kept, layer.state, layer.backward_peak)))
         for layer in {*part.layers}}
     return PartBytes(tuple(layers[layer] for layer in part.layers), int(factor * part.ends),
                      int(factor * part.forward))

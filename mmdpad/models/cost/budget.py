@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from .activations import text_bytes, tower_bytes
+from .activations import product_bytes, text_bytes, tower_bytes
 from .flops import block_flops, text_flops
 from .memory import full_shard, peak, update_moments
 from .shapes import PolicyShape
@@ -64,7 +64,7 @@ def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Sp
     pairs = work.prefix_pairs + work.response_pairs
     gains = {
         'products': text_flops(shape, work.tokens, pairs)
-        / max(1, sum(layer.products - layer.state for layer in layers)),
+        / max(1, sum(product_bytes(shape, setup, work)) - sum(layer.state for layer in layers)),
         'text': PER_BYTE,
     }
     counts = {'products': len(layers), 'text': len(layers)}

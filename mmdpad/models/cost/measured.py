@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,13 @@ from .fake_policy import (
     ImageInputs,
     build_on_meta,
     each_kind_once,
+    share_alike,
     skipped,
     tensors_in,
 )
 from .tracking import OperationCounter, Operations, StorageTracker
 
+T = TypeVar('T')
 SAMPLE = 64
 """Tokens of a pass in which operations and the cache are counted: one chunk of gated DeltaNet."""
 
@@ -45,14 +47,11 @@ class LayerBytes:
         state: Its input, all that is kept if the layer is recomputed.
         backward_peak: What its backward pass holds at the peak, including what was kept and the
             gradient of a weight before it is added to others.
-        products: Its input and the outputs of matrix products and attention, all that is kept if
-            only the operations between them are repeated.
     """
 
     kept: int
     state: int
     backward_peak: int
-    products: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,26 +110,39 @@ class Measurements:
 
     def __init__(self, config: Any, lora: dict[str, Any]) -> None:
         self._config, self._lora = config, lora
-        self._policy = lru_cache(8)(self._build)
+        self._model = lru_cache(4)(self._build)
+        self._policy = lru_cache(8)(self._fake)
+        self._text_pass = lru_cache(1)(self._run_text)
         self.text = lru_cache(256)(self._text)
+        self.products = lru_cache(256)(self._products)
         self.tower = lru_cache(256)(self._tower)
         self.image_flops = lru_cache(256)(self._image_flops)
-        self.adapter = lru_cache(8)(self._adapter)
 
     def __reduce__(self) -> Any:  # copies and pickles measure anew
         return Measurements, (self._config, self._lora)
 
-    def _build(self, arithmetic: Arithmetic) -> FakePolicy:
-        return FakePolicy(self._config, arithmetic, self._lora)
+    def _build(self, rank: int) -> tuple[Any, AdapterCounts]:
+        """The model on the meta device, with an adapter if the rank is not 0, and the sizes of that
+        one. Layers that are alike are the same."""
+        model, counts = build_on_meta(self._config), AdapterCounts(0, 0, 0)
+        if rank:
+            add_lora(model, {**self._lora, 'r': rank})
+            counts = self._count_adapter(model, rank)
+        share_alike(model)
+        return model, counts
 
-    def _adapter(self, rank: int) -> AdapterCounts:
+    def _fake(self, arithmetic: Arithmetic) -> FakePolicy:
+        return FakePolicy(self._model(arithmetic.lora_rank)[0], arithmetic)
+
+    def adapter(self, rank: int) -> AdapterCounts:
         """Sizes of an adapter of a rank.
 
         Raises:
             ValueError: It cannot be built, or is in the vision tower or in an embedding.
         """
-        model = build_on_meta(self._config)
-        add_lora(model, {**self._lora, 'r': rank})
+        return self._model(rank)[1]
+
+    def _count_adapter(self, model: Any, rank: int) -> AdapterCounts:
         layers = adapted_layers(model)
         wrong = [name for name, layer in layers.items()
                  if family_of(model).is_vision(name)
@@ -153,6 +165,16 @@ class Measurements:
         """The language model's pass over a prompt and its responses of these lengths; without
         shared prompts, over one sequence of a prompt and a response. Prompts alone have no backward
         pass."""
+        return self._text_pass(arithmetic, prompt, responses).measure(sum(responses) > 0)
+
+    def _products(self, arithmetic: Arithmetic, prompt: int,
+                  responses: tuple[int, ...]) -> tuple[int, ...]:
+        """Bytes that each layer keeps in that pass if only outputs of matrix products and attention
+        are kept, with its input."""
+        return self._text_pass(arithmetic, prompt, responses).measure_products()
+
+    def _run_text(self, arithmetic: Arithmetic, prompt: int,
+                  responses: tuple[int, ...]) -> _Pass:
         policy, row = self._policy(arithmetic), {}
         if arithmetic.shared:
             groups = [PackedGroup(prompt, responses)]
@@ -160,14 +182,14 @@ class Measurements:
             row['layout'].attention = (JoinedAttention if arithmetic.on_cpu else CopiedPrompts)(
                 groups, CPU)
         states = policy.empty(1, prompt + sum(responses), policy.language.config.hidden_size)
-        return _measure_part(policy, policy.language.layers, states, lambda states: [
-            policy.read(states, **row).last_hidden_state], sum(responses) > 0)
+        return _Pass(policy, policy.language.layers, states, lambda states: [
+            policy.read(states, **row).last_hidden_state])
 
     def _tower(self, arithmetic: Arithmetic, image: ImageInputs) -> PartBytes:
         """The vision tower's pass over an image."""
         policy = self._policy(arithmetic)
-        return _measure_part(policy, policy.family.blocks(policy.model), policy.empty(0),
-                             lambda _: policy.see(image), arithmetic.trains_vision)
+        return _Pass(policy, policy.family.blocks(policy.model), policy.empty(0),
+                     lambda _: policy.see(image)).measure(arithmetic.trains_vision)
 
     def _image_flops(self, image: ImageInputs) -> tuple[int, int]:
         """Operations of a forward pass of the vision tower over an image: of all of it, and of its
@@ -211,33 +233,49 @@ def _cache_numbers(cache: Any) -> tuple[int, int]:
     return count('keys', 'values') // SAMPLE, count('conv_states', 'recurrent_states')
 
 
-def _measure_part(policy: FakePolicy, layers: Any, states: Tensor,
-                  run: Callable[[Tensor], list[Tensor]], trained: bool = True) -> PartBytes:
-    """Measure a part of a policy.
+class _Pass:
+    """A forward pass of a part of a policy, without gradients.
 
     Args:
         policy: The policy.
         layers: The part's layers.
         states: Its input.
         run: Maps the input to the part's outputs.
-        trained: Whether there is a backward pass.
     """
-    def track() -> StorageTracker:
-        return StorageTracker([states, *policy.tensors], policy.model.parameters())
 
-    with torch.no_grad(), each_kind_once(policy, layers) as calls, track() as forward:
-        run(states)
-    peak = forward.peak + states.nbytes
-    if not trained:
-        return PartBytes((), 0, peak)
-    measured = {kind: _measure_layer(policy, layers[kind], calls[kind])
-                for kind in {call.kind for call in calls}}
-    with track() as ends, skipped(layers, calls):
-        held = [_Output.apply(x) for x in run(_Input.apply(torch.zeros((), requires_grad=True),
-                                                           states))]
-    kept = ends.now + _bytes_of((calls[0].args, calls[0].kwargs))
-    del held
-    return PartBytes(tuple(measured[call.kind] for call in calls), kept, peak)
+    def __init__(self, policy: FakePolicy, layers: Any, states: Tensor,
+                 run: Callable[[Tensor], list[Tensor]]) -> None:
+        self.policy, self.layers, self.states, self.run = policy, layers, states, run
+        with (torch.no_grad(), each_kind_once(policy, layers) as self.calls,
+              self._track() as forward):
+            run(states)
+        self.peak = forward.peak + states.nbytes
+
+    def _track(self) -> StorageTracker:
+        return StorageTracker([self.states, *self.policy.tensors],
+                              self.policy.model.parameters())
+
+    def measure(self, trained: bool) -> PartBytes:
+        """What the part holds in such passes, and in those with gradients if it is trained."""
+        if not trained:
+            return PartBytes((), 0, self.peak)
+        layers = self._of_layers(_measure_layer)
+        with self._track() as ends, skipped(self.layers, self.calls):
+            held = [_Output.apply(x) for x in self.run(_Input.apply(
+                torch.zeros((), requires_grad=True), self.states))]
+        kept = ends.now + _bytes_of((self.calls[0].args, self.calls[0].kwargs))
+        del held
+        return PartBytes(layers, kept, self.peak)
+
+    def measure_products(self) -> tuple[int, ...]:
+        """What each layer keeps if only outputs of products and attention are kept."""
+        return self._of_layers(_measure_products)
+
+    def _of_layers(self, measure: Callable[[FakePolicy, nn.Module, Call], T]) -> tuple[T, ...]:
+        """What a measurement gives for each layer; once for those that are alike."""
+        found = {kind: measure(self.policy, self.layers[kind], self.calls[kind])
+                 for kind in {call.kind for call in self.calls}}
+        return tuple(found[call.kind] for call in self.calls)
 
 
 def _bytes_of(tree: Any) -> int:
@@ -248,6 +286,26 @@ def _bytes_of(tree: Any) -> int:
 
 def _measure_layer(policy: FakePolicy, layer: nn.Module, how: Call) -> LayerBytes:
     """Measure a layer as it was called."""
+    tracker, output, size = _run_layer(policy, layer, how, lambda call, states: call(states))
+    kept = tracker.now
+    with tracker:
+        output.backward()
+    return LayerBytes(kept, size, tracker.peak)
+
+
+def _measure_products(policy: FakePolicy, layer: nn.Module, how: Call) -> int:
+    """Bytes that a layer keeps if only its input and outputs of products are kept."""
+    options = keep_products(policy.arithmetic.lora_rank)
+    tracker, _output, _ = _run_layer(policy, layer, how, lambda call, states: checkpoint(
+        call, states, use_reentrant=False, **options))
+    return tracker.now
+
+
+def _run_layer(policy: FakePolicy, layer: nn.Module, how: Call,
+               run: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+               ) -> tuple[StorageTracker, Tensor, int]:
+    """Run a layer as it was called, with gradients, by ``run`` (of a function and its input).
+    Returns what tracks its bytes, what its backward pass begins with, and bytes of its input."""
     assert how.states is not None
     states = how.states()
 
@@ -255,24 +313,12 @@ def _measure_layer(policy: FakePolicy, layer: nn.Module, how: Call) -> LayerByte
         output = layer(states, *how.args, **how.kwargs)
         return output[0] if how.in_tuple else output
 
-    def run(function: Callable[[Tensor], Tensor]) -> tuple[StorageTracker, Tensor]:
-        tracker = StorageTracker([*policy.tensors, how.args, how.kwargs],
-                                 policy.model.parameters())
-        anchor = torch.zeros((), requires_grad=True)
-        with tracker, policy.autocast():
-            output = _Output.apply(function(_Input.apply(anchor, states)))
-        tracker.peak = tracker.now
-        return tracker, output
-
-    tracker, output = run(call)
-    kept, products = tracker.now, 0
-    with tracker:
-        output.backward()
-    if policy.arithmetic.keeps_products:
-        options = keep_products(policy.arithmetic.lora_rank)
-        again, output = run(lambda x: checkpoint(call, x, use_reentrant=False, **options))
-        products = again.now
-    return LayerBytes(kept, states.nbytes, tracker.peak, products)
+    tracker = StorageTracker([*policy.tensors, how.args, how.kwargs], policy.model.parameters())
+    anchor = torch.zeros((), requires_grad=True)
+    with tracker, policy.autocast():
+        output = _Output.apply(run(call, _Input.apply(anchor, states)))
+    tracker.peak = tracker.now
+    return tracker, output, states.nbytes
 
 
 class _Input(torch.autograd.Function):

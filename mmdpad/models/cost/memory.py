@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from .activations import around_text, logit_bytes, text_bytes, tower_bytes
+from .activations import around_text, logit_bytes, product_bytes, text_bytes, tower_bytes
 from .measured import LayerBytes
 from .shapes import PolicyShape
 from .workload import Kept, Setup, Workload
@@ -161,9 +161,12 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     below = layers.ends + around_text(shape, setup, work)
     if not setup.vision_is_fixed:
         tower = tower_bytes(shape, setup, work, work.prompts)
-        blocks = _holdings(tower.layers, 0, kept.vision)
+        blocks = _holdings(tower.layers, kept.vision)
         below += tower.ends + sum(blocks)
-    own = _holdings(layers.layers, kept.products, kept.text)
+    own = _holdings(layers.layers, kept.text)
+    if kept.products > kept.text:
+        some = slice(text.layers - kept.products, text.layers - kept.text)
+        own[some] = product_bytes(shape, setup, work)[some]
     logits = logit_bytes(shape, setup, work)
 
     gradients = gradient_bytes(shape, setup)
@@ -207,12 +210,10 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     return moments
 
 
-def _holdings(layers: Sequence[LayerBytes], products: int, kept: int) -> list[int]:
-    """What each layer holds after the forward pass if the last ``kept`` keep everything and the
-    last ``products`` at least the outputs of products."""
-    left = range(len(layers), 0, -1)
-    return [layer.kept if after <= kept else layer.products if after <= products else layer.state
-            for after, layer in zip(left, layers, strict=True)]
+def _holdings(layers: Sequence[LayerBytes], kept: int) -> list[int]:
+    """What each layer holds after the forward pass if the last ``kept`` keep everything."""
+    return [layer.state if index < len(layers) - kept else layer.kept
+            for index, layer in enumerate(layers)]
 
 
 def _growing(start: float, end: float, layers: int) -> list[float]:

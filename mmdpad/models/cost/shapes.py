@@ -95,6 +95,7 @@ class PolicyShape:
         """
         given = config.to_dict()
         given['quantization_config'] = None
+        given.pop('_name_or_path', None)
         kind: Any = type(config)
         return _read_shape(kind, json.dumps(given, sort_keys=True, default=str),
                            json.dumps(lora or {}, sort_keys=True, default=list))

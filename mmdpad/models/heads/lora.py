@@ -117,7 +117,8 @@ def lora_config(lora: Mapping[str, Any], family: PolicyFamily | None = None) -> 
     Raises:
         ImportError: peft is not installed.
         ValueError: An argument is unknown, changes the model with the adapter off, or selects a
-            kind of adapter that training, sampling or exports do not support.
+            kind of adapter that training, sampling or exports do not support; or layers are chosen
+            by number without listed targets.
     """
     try:
         import peft
@@ -134,6 +135,12 @@ def lora_config(lora: Mapping[str, Any], family: PolicyFamily | None = None) -> 
                 f'`lora.{name}` should be {" or ".join(map(repr, allowed))}, so that the model '
                 f'without its adapter is the reference policy and log-probabilities are '
                 f'comparable, but got {lora[name]!r}; leave it out')
+    asked = lora_targets(lora, None)
+    for name in ('layers_to_transform', 'layers_pattern'):
+        if lora.get(name) is not None and isinstance(asked, str):
+            raise ValueError(f'`lora.target_modules` should be a list of names with '
+                             f"`lora.{name}`, such as ['q_proj', 'v_proj'], but got {asked!r}; "
+                             f'list them, or name these layers by a pattern without `{name}`')
     return peft.LoraConfig(**{**lora, 'target_modules': lora_targets(lora, family)})
 
 

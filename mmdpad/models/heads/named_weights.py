@@ -93,17 +93,25 @@ def check_handover(model: PreTrainedModel, is_quantized: bool | None = None) -> 
 def weights_version(model: PreTrainedModel) -> str:
     """Hash the current weights; any change to them, however it was made, gives another hash.
 
-    The hash is of a sum over each weight's bits, so every weight is read once. If weights are
-    sharded, all processes must take part.
+    The hash is of sums over the bits of each weight. If weights are sharded, all processes must
+    take part.
     """
     parameters = [parameter.detach() for parameter in model.parameters()]
     sharded = any(isinstance(value, DTensor) for value in parameters)
-    sums: object = torch.stack([
-        value.contiguous().view(_BITS[value.element_size()]).sum(dtype=torch.int64)
-        for value in map(local_part, parameters)]).tolist()
+    sums: object = torch.cat([_bit_sums(local_part(value)) for value in parameters]).tolist()
     if sharded:
         sums = all_gather_object(sums)
     return hashlib.sha256(repr(sums).encode()).hexdigest()[:16]
+
+
+def _bit_sums(value: Tensor) -> Tensor:
+    """Two sums over a weight's bits (2,) int64, modulo 2^64: those of its rows and of its columns,
+    each times its number, so that what only moves changes them, too."""
+    bits = value.contiguous().view(_BITS[value.element_size()])
+    rows = torch.atleast_1d(bits).unsqueeze(-1).flatten(1)
+    return torch.stack([
+        (part * torch.arange(1, len(part) + 1, device=part.device)).sum()
+        for part in (rows.sum(dim, dtype=torch.int64) for dim in (1, 0))])
 
 
 def _to_full(value: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import math
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from packaging.version import Version
 
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.utils.number_checks import check_number
 
 from .vllm_requests import image_name, to_image, tokens_to_expand
 
@@ -23,6 +25,16 @@ _LOWEST = -9999.0  # what vLLM answers for a log-probability of minus infinity o
 _SHOWN = 500  # characters of a server's own message
 _CONNECT = 10.0  # seconds for a connection, before any work is done
 _AT_FAULT = (400, 413, 422)  # other errors of a client tell of another program at that address
+
+
+def check_timeout(name: str, seconds: float) -> float:
+    """Check a setting that says how long to wait for an answer, and return it.
+
+    Raises:
+        ValueError: It is no positive, finite number.
+    """
+    return check_number(name, seconds, 'a positive number of seconds',
+                        lambda value: 0 < value < math.inf)
 
 
 class ServerError(RuntimeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +26,15 @@ from mmdpad.utils.number_checks import check_number
 from .agreement import most_rounding
 from .engine import RolloutEngine
 from .sampling import Responses, Sampling, evaluating
-from .vllm_client import Answer, Server, ServerError, check_server, find_servers, generate
+from .vllm_client import (
+    Answer,
+    Server,
+    ServerError,
+    check_server,
+    check_timeout,
+    find_servers,
+    generate,
+)
 from .vllm_requests import (
     check_prompt,
     non_finite,
@@ -77,12 +84,10 @@ class VLLMServerRollout(RolloutEngine):
                  transfer: dict | None = None) -> None:
         self.servers = find_servers(urls)
         check_number('max_requests', max_requests, 'at least 1', lambda n: n >= 1, True)
-        check_number('timeout', timeout, 'a positive number of seconds',
-                     lambda seconds: 0 < seconds < math.inf)
         if problem := find_wrong_dtype('dtype', dtype, _DTYPES):
             raise ValueError(problem)
         self.dtype = dtype
-        self.timeout = timeout
+        self.timeout = check_timeout('timeout', timeout)
         self.records_log_probs = records_log_probs
         self.transfer = WeightTransfer(**(transfer or {}))
         self.version = ''  # of the weights that the servers have

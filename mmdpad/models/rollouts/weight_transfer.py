@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from mmdpad.utils.number_checks import check_number
 
-from .vllm_client import Server, ServerError
+from .vllm_client import Server, ServerError, check_timeout
 from .weight_channels import (
     START,
     Channel,
@@ -73,8 +72,7 @@ class WeightTransfer:
         if backend not in BACKENDS:
             raise ValueError(f'`transfer.backend` should be one of {BACKENDS}, but got {backend!r}')
         check_number('transfer.chunk_bytes', chunk_bytes, 'positive', lambda n: n > 0, True)
-        check_number('transfer.timeout', timeout, 'a positive number of seconds',
-                     lambda seconds: 0 < seconds < math.inf)
+        check_timeout('transfer.timeout', timeout)
         if backend != 'files' and folder is not None:
             raise ValueError(f"`transfer.folder` is for `transfer.backend='files'`, but got "
                              f'{folder!r} for {backend!r}; remove it')

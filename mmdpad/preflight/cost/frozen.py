@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -35,9 +36,27 @@ def clip_cost(config: Mapping[str, Any], prompts: int, responses: int) -> Frozen
     Raises:
         ValueError: open_clip does not know ``model_name``.
     """
-    name = config.get('model_name', 'ViT-B-32').replace('/', '-')
-    if name.startswith('local-dir:'):
-        name = config['model_name']
+    name = config.get('model_name', 'ViT-B-32')
+    sizes = _clip_sizes(name if name.startswith('local-dir:') else name.replace('/', '-'))
+    size = 4 if config.get('precision', 'fp32') == 'fp32' else 2
+    images = 2 * prompts * 2 * sizes.visual * sizes.patches
+    texts = responses * 2 * sizes.text * sizes.context
+    return FrozenCost(size * sizes.weights, images + texts)
+
+
+class _CLIPSizes(NamedTuple):
+    """Weights of a CLIP: all, and of its matrices for images and for texts; tokens of an image and
+    of a text."""
+
+    weights: int
+    visual: int
+    text: int
+    patches: int
+    context: int
+
+
+@cache
+def _clip_sizes(name: str) -> _CLIPSizes:
     disabled, logging.root.disabled = logging.root.disabled, True  # it warns about missing weights
     try:
         with torch.device('meta'):
@@ -48,16 +67,13 @@ def clip_cost(config: Mapping[str, Any], prompts: int, responses: int) -> Frozen
                          f'it') from error
     finally:
         logging.root.disabled = disabled
-    size = 4 if config.get('precision', 'fp32') == 'fp32' else 2
-    weights = _weights(model)
-    visual = _weights(model.visual)
+    weights, visual = _weights(model), _weights(model.visual)
     embeddings = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
     patch = model.visual.conv1.kernel_size[0] if hasattr(model.visual, 'conv1') else 16
     side = model.visual.image_size
     side = side if isinstance(side, int) else side[0]
-    images = 2 * prompts * 2 * visual * ((side // patch)**2 + 1)
-    texts = responses * 2 * (weights - visual - embeddings) * (model.context_length or 77)
-    return FrozenCost(size * weights, images + texts)
+    return _CLIPSizes(weights, visual, weights - visual - embeddings, (side // patch)**2 + 1,
+                      model.context_length or 77)
 
 
 def sam_cost(config: Mapping[str, Any], images: int) -> FrozenCost:
@@ -75,14 +91,20 @@ def sam_cost(config: Mapping[str, Any], images: int) -> FrozenCost:
         raise ValueError(f'`model.decoder.model` should be one of {sorted(sam_model_registry)}, '
                          f'but got {name!r}; correct it, or import the module that registers it '
                          f'(`custom_imports`)')
+    weights, operations = _sam_sizes(sam_model_registry[name])
+    return FrozenCost(4 * weights, images * operations)
+
+
+@cache
+def _sam_sizes(build: Callable[[], nn.Module]) -> tuple[int, int]:
+    """Weights of a SAM, and operations of its image encoder for an image."""
     with torch.device('meta'):
-        model = sam_model_registry[name]()
+        model = build()
     encoder = model.image_encoder
     cells = (encoder.img_size // encoder.patch_embed.proj.kernel_size[0])**2
     pairs = sum(cells * (block.window_size**2 or cells) for block in encoder.blocks)
     width = encoder.patch_embed.proj.out_channels
-    return FrozenCost(4 * _weights(model),
-                      images * (2 * _weights(encoder) * cells + 4 * width * pairs))
+    return _weights(model), 2 * _weights(encoder) * cells + 4 * width * pairs
 
 
 def _weights(module: nn.Module) -> int:

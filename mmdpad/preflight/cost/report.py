@@ -120,6 +120,14 @@ def _memory(cost: TrainingCost, setup: Setup, gpus: int) -> dict[str, Bytes]:
     return step_memory(cost.shape, setup, cost.work, frozen, gpus)
 
 
+def configured_memory(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = None
+                      ) -> tuple[TrainingCost, dict[str, Any]]:
+    """Return the cost within its memory budget, and of :func:`make_report`'s ``variants`` the
+    first, without the time that the others take. Arguments are as there."""
+    cost = within_budget(cost, gpus, gpu_memory)
+    return cost, _variant(cost, variants(cost.setup)[0], gpus, gpu_memory)
+
+
 def _variant(cost: TrainingCost, variant: Variant, gpus: int,
              gpu_memory: float | None) -> dict[str, Any]:
     moments = _memory(cost, variant.setup, gpus)

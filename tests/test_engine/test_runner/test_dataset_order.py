@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import socket
+from string import ascii_lowercase
 
 import pytest
 import torch
@@ -63,9 +64,11 @@ def evaluate(batches, evaluator, size=5):
     return ordered.evaluate(size)
 
 
-def by_parts(*extra):
-    evaluator = MultiDatasetsEvaluator([Seen(), Seen(), *extra], ['a', 'b'])
-    evaluator.dataset_meta = dict(cumulative_sizes=[2, 5])
+def by_parts(*extra, ends=(2, 5)):
+    """An evaluator of data sets `a`, `b` and so on, which end at these items."""
+    names = ascii_lowercase[:len(ends)]
+    evaluator = MultiDatasetsEvaluator([*(Seen() for _ in ends), *extra], list(names))
+    evaluator.dataset_meta = dict(cumulative_sizes=list(ends))
     return evaluator
 
 
@@ -198,7 +201,8 @@ def two_processes(rank, port, queue, folder):
     for name, shares in SHARES.items():
         batches = list(BatchSampler(shares(rank), 2, False))
         whole = Evaluator(Seen(collect_dir=os.path.join(folder, name)))
-        queue.put((name, evaluate(batches, whole), evaluate(batches, by_parts())))
+        queue.put((name, evaluate(batches, whole), evaluate(batches, by_parts()),
+                   evaluate(batches, by_parts(ends=(1, 4, 5)))))
     dist.destroy_process_group()
 
 
@@ -210,8 +214,10 @@ def test_two_processes(tmp_path):
     queue = mp.get_context('fork').SimpleQueue()  # as quick as no new interpreter can be
     mp.start_processes(two_processes, (port, queue, str(tmp_path)), nprocs=2, start_method='fork')
     for _ in range(2 * len(SHARES)):
-        name, whole, parts = queue.get()
+        name, whole, parts, three = queue.get()
         assert whole == {'seen/all': WHOLE} and parts == BY_PARTS, name
+        assert three == {'a/seen/all': WHOLE[:1], 'b/seen/all': WHOLE[1:4],
+                         'c/seen/all': WHOLE[4:]}, name
 
 
 def test_each_part_of_a_test_has_the_numbers_of_that_part_alone(tiny_config):

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from transformers import AutoConfig
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
-from mmdpad.models.cost.fake_policy import Arithmetic, FakePolicy, ImageInputs
+from mmdpad.models.cost.fake_policy import Arithmetic, FakePolicy, ImageInputs, build_on_meta
 from mmdpad.models.heads import check_prompt_lengths
 from mmdpad.models.heads.packed_attention import PackedGroup
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
@@ -162,7 +162,7 @@ def test_convolutions_with_a_bias_are_refused(tmp_path):
 
 def test_estimates_run_tower_and_layers_on_fake_tensors(published):
     config = AutoConfig.from_pretrained(published.source)
-    policy = FakePolicy(config, Arithmetic(shared=True), {})
+    policy = FakePolicy(build_on_meta(config), Arithmetic(shared=True))
     image = ImageInputs.of(published.family.blank_prompt(config, 1024, 1024))
     (features, ) = policy.see(image)
     assert features.shape == (1280, 32)

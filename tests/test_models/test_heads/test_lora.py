@@ -126,6 +126,9 @@ def test_other_targets_can_be_named(policy_config):
     (dict(bias='all'), "`lora.bias` should be 'none'"),
     (dict(init_lora_weights='pissa'), "`lora.init_lora_weights` should be True or 'gaussian'"),
     (dict(target_modules=['no_such_layer']), 'no_such_layer'),
+    (dict(layers_to_transform=[0]), r"`lora.target_modules` should be a list of names with "
+     r"`lora.layers_to_transform`, such as .*, but got 'language'; list them"),
+    (dict(target_modules='.*q_proj', layers_to_transform=0), "but got '.*q_proj'; list them"),
     (dict(trainable_token_indices=[3]), '`lora.trainable_token_indices` should be None'),
     (dict(target_modules=['lm_head'], ensure_weight_tying=True), '`lora.ensure_weight_tying`'),
     (dict(alpha_pattern={'q_prj': 2}), "`lora.alpha_pattern` .* got 'q_prj', which none matches"),

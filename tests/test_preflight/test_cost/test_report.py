@@ -10,7 +10,13 @@ import pytest
 from mmengine.config import Config
 
 from mmdpad.models.cost import shapes
-from mmdpad.preflight.cost import format_report, make_report, read_config_cost, with_response_tokens
+from mmdpad.preflight.cost import (
+    configured_memory,
+    format_report,
+    make_report,
+    read_config_cost,
+    with_response_tokens,
+)
 from mmdpad.preflight.cost.from_config import quantized_bytes
 from mmdpad.preflight.cost.frozen import FrozenCost
 from mmdpad.registry import REWARDS
@@ -83,6 +89,8 @@ def test_memory_of_the_published_recipe():
     """20 bytes a weight (master, gradient, two moments, reference); its optimizer is fused, the
     usual one takes 4 more for a moment."""
     report = report_of('qwen7b_reasonseg')
+    cost = replace(read_config_cost(config_of('qwen7b_reasonseg'), 200, 1050), frozen={})
+    assert configured_memory(cost) == (cost, report['variants'][0])
     always = sum(report['memory']['moments']['backward, end'][part]
                  for part in ('weights', 'optimizer state', 'reference'))
     assert always == 16 * report['parameters']
