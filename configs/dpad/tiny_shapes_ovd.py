@@ -1,0 +1,56 @@
+# The toy version of open-vocabulary detection: boxes, shapes as classes, and a description of each
+# object, which the discriminative term compares with its own object, the others and the image.
+#   python tools/dataset_converters/shapes_world.py data/shapes_world
+#   python tools/train.py configs/dpad/tiny_shapes_ovd.py
+#   python tools/test.py configs/dpad/tiny_shapes_ovd.py work_dirs/tiny_shapes_ovd/iter_80.pth
+# docs/results_tasks.md has its results.
+_base_ = './tiny_shapes.py'
+# What people change most.
+max_iters = 80
+lr = 3e-4
+
+model = dict(
+    policy=dict(pretrained=_base_.weights + '/tasks', prompt_template='default'),
+    decoder=None,
+    tasks=dict(detection=dict(type='DetectionTask', max_objects=20,
+                              template='detect "{question}"')),
+    train_cfg=dict(max_new_tokens=128),
+    test_cfg=dict(max_new_tokens=160))
+describes = dict(discriminator=_base_.discriminator, per_instance=True, contrast='others')
+custom_hooks = [dict(type='DiscriminativeRewardHook', form='binary', **describes)]
+rewards = dict(
+    thinking_format=dict(type='ThinkingFormatReward', caption=False),
+    detection_f1=dict(type='DetectionF1Reward', threshold=0.5),
+    detection_iou=dict(type='DetectionIoUReward', threshold=0.5),
+    count=dict(type='CountReward', weight=0.5),
+    rejection=dict(type='RejectionReward', weight=0.5))
+
+pipeline = [
+    dict(type='LoadReasoningImage'),
+    dict(type='ModelImageResize', size=_base_.model_image_size),
+    dict(type='TargetsFromBoxes'),
+    dict(type='PackReasoningInputs')
+]
+source = dict(
+    type='CocoDataset', data_root=_base_.data_root, data_prefix=dict(img=''),
+    metainfo=dict(classes=('circle', 'square', 'triangle', 'star')))
+asks = dict(_delete_=True, type='QuestionDataset', task='detection', several_objects=True,
+            pipeline=pipeline)
+# Training asks for the shapes of a scene and one that it lacks, evaluation for all, by twos.
+train_dataloader = dict(dataset=dict(
+    asks, source=dict(source, ann_file='annotations/instances_train.json'),
+    questions=dict(type='QuestionFromClasses', negatives=1, max_classes=2)))
+test_dataloader = dict(dataset=dict(
+    asks, source=dict(source, ann_file='annotations/instances_test.json'),
+    questions=dict(type='QuestionFromClasses', negatives='all', max_classes=2), test_mode=True))
+test_evaluator = [
+    dict(type='DetectionMetric'),
+    dict(type='CocoMetric', ann_file=_base_.data_root + 'annotations/instances_test.json'),
+    dict(type='RewardMetric', rewards=dict(
+        **rewards, discriminative=dict(type='DiscriminativeReward', **describes)))
+]
+# Before and after are compared on the held-out scenes; nothing is chosen during the run.
+val_dataloader = val_cfg = val_evaluator = None
+train_cfg = dict(max_iters=max_iters, rewards=dict(_delete_=True, **rewards))
+optim_wrapper = dict(optimizer=dict(lr=lr))
+default_hooks = dict(checkpoint=dict(save_best=None))
