@@ -55,6 +55,7 @@ setup(
         'pycocotools>=2.0.7',
         'opencv-python>=4.11.0.86',
         'numpy>=1.24,<3',
+        'scipy>=1.12',  # the first with `isotonic_regression`
         'pillow>=9.4',
         'packaging>=23',
         'requests>=2.31',

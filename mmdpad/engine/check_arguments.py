@@ -15,6 +15,7 @@ from mmengine.registry import FUNCTIONS
 from mmengine.runner import Priority, get_priority
 from torch import nn
 
+from mmdpad.models import BoxScorer
 from mmdpad.registry import (
     DATA_SAMPLERS,
     HOOKS,
@@ -130,9 +131,10 @@ def _is_annotated(node: Node) -> bool:
 
 
 def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None:
-    if inspect.isclass(kind) and (issubclass(kind, PolicyLoss) or node.registry in _LIGHT and (
-            module.startswith((_OURS, 'mmengine.'))
-            or issubclass(kind, _LIGHT_METRICS_OF_MMDET))):
+    if inspect.isclass(kind) and (
+            issubclass(kind, (BoxScorer, PolicyLoss)) or node.registry in _LIGHT and (
+                module.startswith((_OURS, 'mmengine.'))
+                or issubclass(kind, _LIGHT_METRICS_OF_MMDET))):
         return lambda entry: kind(**{
             k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
     if node.registry is REWARDS and module.startswith(_OURS):
@@ -175,6 +177,8 @@ def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
             value = dict(type='torch.nn.Identity')
         elif isinstance(value, Mapping):
             value = _without_files(value)
+        elif key == 'scorers' and isinstance(value, list | tuple):
+            value = [_without_files(part) if isinstance(part, Mapping) else part for part in value]
         if key != 'ann_file':
             made[key] = value
     return made

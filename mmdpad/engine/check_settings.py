@@ -28,6 +28,7 @@ from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
 from mmdpad.models.rollouts.weight_transfer import WeightTransfer
 from mmdpad.models.segmentors.concept_agent import check_limits
+from mmdpad.models.segmentors.scoring import check_labels
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     evaluation_sampling,
@@ -37,7 +38,7 @@ from mmdpad.models.segmentors.settings import (
 from mmdpad.registry import MODELS, ROLLOUTS, resolve
 from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.rl import PolicyLoss
-from mmdpad.tasks import check_task_arguments, task_arguments
+from mmdpad.tasks import check_task_arguments, find_tasks, task_arguments
 from mmdpad.utils.argument_types import find_wrong_types, read_defaults
 
 from .check_shape import check_place
@@ -81,8 +82,8 @@ def _check_policy(entry: Mapping[str, Any], path: str) -> Iterator[str]:
 
 
 def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
-    for name in ('policy', 'decoder', 'rollout_engine', 'loss'):
-        if name in entry and not (name == 'decoder' and entry[name] is None):
+    for name in ('policy', 'decoder', 'rollout_engine', 'loss', 'box_scorer'):
+        if name in entry and not (name in ('decoder', 'box_scorer') and entry[name] is None):
             default = read_defaults(ReasoningSegmentor)[name]
             yield from check_place(entry[name], f'{path}.{name}', example=(
                 default['type'] if isinstance(default, dict) else 'NAME'))
@@ -93,6 +94,11 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         check_task_arguments(tasks, **task_arguments(entry))
     except REFUSALS as error:
         yield describe_refusal(path, entry, error)
+    if entry.get('box_scorer') is not None and (known := find_tasks(entry)):
+        try:
+            check_labels(known)
+        except REFUSALS as error:
+            yield describe_refusal(path, entry, error)
     loss = entry.get('loss')
     kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
     if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ import torch
 from mmengine.logging import MessageHub
 
 from mmdpad.datasets.wrappers import base_datasets
-from mmdpad.utils.files import jsonable
+from mmdpad.utils.files import jsonable, strip_folders
 
 PACKAGES = ('mmdpad', 'torch', 'transformers', 'peft', 'mmengine', 'mmcv', 'mmdet', 'numpy',
             'scipy', 'pillow', 'opencv-python', 'opencv-python-headless', 'pycocotools',
@@ -39,7 +38,6 @@ _CHOSEN = ('split', 'split_file', 'texts', 'text_mode', 'num_samples', 'sample_s
            'several_objects', 'source', 'questions')
 # Image files, which are identified by name and size alone.
 _IMAGES = ('img_path', 'shard')
-_FOLDERS = re.compile(r'(?<![\w.])/(?:[^/\s]+/)+')  # of an absolute path, also inside a text
 _KEY = 'provenance'
 
 
@@ -162,6 +160,19 @@ def fingerprint_dataset(dataset: Any) -> dict[str, Any]:
                           sorted(contents.values()), said]))
 
 
+def hash_images(dataset: Any) -> set[str]:
+    """:func:`hash_image` of each image of a data set."""
+    items = (part.get_data_info(i) for part in base_datasets(dataset) for i in range(len(part)))
+    return {hash_image(item.get('img_path'), item.get('img_id')) for item in items}
+
+
+def hash_image(path: str | None, number: Any) -> str:
+    """A short hash that tells an image from others, whatever folder its data set is in: of the last
+    two parts of its path, or of its id if it has none."""
+    name = str(number) if path is None else '/'.join(Path(path).parts[-2:])
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
 def dataset_switches(dataset: Any) -> dict[str, Any]:
     """The class of a data set and the settings that select its items; a list where several differ.
     """
@@ -207,7 +218,7 @@ def _without_places(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_places(item) for item in value]
     if isinstance(value, str):
-        return _FOLDERS.sub('', value)
+        return strip_folders(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     return getattr(value, '__qualname__', type(value).__qualname__)

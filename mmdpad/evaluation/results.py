@@ -17,10 +17,12 @@ from .summary import BOOTSTRAP, Row, are_answers, find_intervals, summarize
 
 UNKNOWN = 'unknown: nothing reported where the answers come from (a run with ProvenanceHook does)'
 
-# Every version of :func:`score_sample` writes these; a row without them comes from elsewhere.
-_NEEDED = ('id', 'question', 'is_sentence', 'iou', 'intersection', 'union', 'failure', 'truncated')
-# The same for :func:`score_question`.
-_NEEDED_OF_ANSWERS = ('id', 'question', 'accuracy', 'num_evidence', 'failure', 'truncated')
+# Columns that every version of a metric writes; a row without them comes from elsewhere.
+_NEEDED = dict(
+    ReasonSegMetric=('id', 'question', 'is_sentence', 'iou', 'intersection', 'union', 'failure',
+                     'truncated'),
+    QuestionAnsweringMetric=('id', 'question', 'accuracy', 'num_evidence', 'failure', 'truncated'),
+    DetectionMetric=('id', 'image', 'question', 'scores', 'box_right', 'features'))
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,13 @@ def write_result(path: str, rows: Sequence[Row], summary: dict[str, Any]) -> str
     return where
 
 
-def read_result(path: str) -> Result:
+def read_result(path: str, metric: str | None = None) -> Result:
     """Read a result from either of its files, from a file of ``tools/test.py --out``, or the newest
     result below a folder.
+
+    Args:
+        path: Of the file or folder.
+        metric: The class that wrote it; None for ReasonSegMetric or QuestionAnsweringMetric.
 
     Raises:
         ValueError: There is no result, its lines were not written, or they are not those of a
@@ -95,10 +101,9 @@ def read_result(path: str) -> Result:
                              f'the file that ReasonSegMetric wrote')
         lines = place.parent / summary['samples']
     rows = list(read_jsonl(str(lines)))
-    needed, metric = ((_NEEDED_OF_ANSWERS, 'QuestionAnsweringMetric') if are_answers(rows) else
-                      (_NEEDED, 'ReasonSegMetric'))
+    metric = metric or ('QuestionAnsweringMetric' if are_answers(rows) else 'ReasonSegMetric')
     for number, row in enumerate(rows, start=1):
-        missing = [name for name in needed if name not in row]
+        missing = [name for name in _NEEDED[metric] if name not in row]
         if missing:
             raise ValueError(f'{lines} should hold lines of {metric}, but line {number} '
                              f'lacks {", ".join(missing)}')

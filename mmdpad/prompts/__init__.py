@@ -10,6 +10,7 @@ from .parser import (
     parse_response,
     read_parts,
 )
+from .places import Place, Places, locate_detections
 from .short_answers import (
     normalize_answer,
     read_choice,
@@ -31,10 +32,10 @@ from .template import (
 )
 
 __all__ = [
-    'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES', 'build_messages', 'find_clashing_labels',
-    'follows_template', 'format_detections', 'format_objects_response', 'format_question_answer',
-    'format_response', 'normalize_answer', 'normalize_label', 'normalize_question', 'noun_phrase',
-    'parse_detections', 'parse_objects_solution', 'parse_question_answer', 'parse_response',
-    'parse_solution', 'read_choice', 'read_number', 'read_parts', 'vqa_accuracy', 'well_formed',
-    'with_choices'
+    'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES', 'Place', 'Places', 'build_messages',
+    'find_clashing_labels', 'follows_template', 'format_detections', 'format_objects_response',
+    'format_question_answer', 'format_response', 'locate_detections', 'normalize_answer',
+    'normalize_label', 'normalize_question', 'noun_phrase', 'parse_detections',
+    'parse_objects_solution', 'parse_question_answer', 'parse_response', 'parse_solution',
+    'read_choice', 'read_number', 'read_parts', 'vqa_accuracy', 'well_formed', 'with_choices'
 ]

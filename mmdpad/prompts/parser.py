@@ -12,7 +12,14 @@ from typing import Any
 
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 
-from .template import ANSWER_KEYS, DETECTION_KEYS, OBJECT_KEYS, OBJECTS_KEYS, well_formed
+from .template import (
+    ANSWER_KEYS,
+    DETECTION_KEYS,
+    OBJECT_KEYS,
+    OBJECTS_KEYS,
+    TAGS,
+    well_formed,
+)
 
 # Whatever can be read from an entry, and the reason and detail if something cannot.
 _Read = tuple[AnsweredObject, tuple[str, str] | None]
@@ -141,10 +148,19 @@ def read_parts(text: str) -> tuple[dict[str, Any], str | None]:
         ``think`` and ``caption``, and the text of the answer; None for a missing one. All are
         stripped.
     """
-    think, after_think = _between(text, 'think', 0)
-    body, after_answer = _between(text, 'answer', after_think)
-    caption, _ = _between(text, 'caption', after_answer)
-    return {'think': think, 'caption': caption}, body
+    parts = {tag: None if place is None else text[place]
+             for tag, place in find_parts(text).items()}
+    return parts, parts.pop('answer')
+
+
+def find_parts(text: str) -> dict[str, slice | None]:
+    """Where the think, answer and caption of a response are in its text, without the whitespace
+    around them; None for a missing one."""
+    places: dict[str, slice | None] = {}
+    start = 0
+    for tag in TAGS:
+        places[tag], start = _between(text, tag, start)
+    return places
 
 
 def _finish(parts: dict[str, Any], body: str | None, entries: Any, read: Callable[[Any], _Read],
@@ -206,28 +222,37 @@ def find_reference_object(text: str) -> dict[str, Any] | None:
     end = text.find('}', opened.end()) if opened else -1
     if opened is None or end < 0:
         return None
-    value = _load(text[opened.start():end + 1])
+    value = load_json(text[opened.start():end + 1])
     return value if isinstance(value, dict) else None
 
 
-def _between(text: str, tag: str, start: int) -> tuple[str | None, int]:
-    """The stripped text of the first ``<tag>..</tag>`` after ``start``, and where it ends."""
+def _between(text: str, tag: str, start: int) -> tuple[slice | None, int]:
+    """Where the first ``<tag>..</tag>`` after ``start`` has its text, stripped, and where it ends.
+    """
     opening, closing = f'<{tag}>', f'</{tag}>'
     begin = text.find(opening, start)
     end = text.find(closing, begin + len(opening)) if begin >= 0 else -1
     if end < 0:
         return None, start
-    return text[begin + len(opening):end].strip(), end + len(closing)
+    inner = text[begin + len(opening):end]
+    first = end - len(inner.lstrip())
+    return slice(first, first + len(inner.strip())), end + len(closing)
 
 
 def _bracketed(body: str, brackets: str) -> Any:
-    """The JSON object or list from the first opening to the last closing bracket (code fences are
-    allowed); None if it is not JSON."""
+    """The JSON object or list that :func:`find_brackets` finds; None if it is not JSON."""
+    place = find_brackets(body, brackets)
+    return None if place is None else load_json(body[place])
+
+
+def find_brackets(body: str, brackets: str) -> slice | None:
+    """Where a text has its first opening to its last closing bracket (code fences are allowed)."""
     begin, end = body.find(brackets[0]), body.rfind(brackets[1])
-    return _load(body[begin:end + 1]) if 0 <= begin < end else None
+    return slice(begin, end + 1) if 0 <= begin < end else None
 
 
-def _load(text: str) -> Any:
+def load_json(text: str) -> Any:
+    """A JSON text's value; None if it is not JSON, too long or nested too deeply."""
     if len(text) > _LONGEST_ANSWER:
         return None
     try:

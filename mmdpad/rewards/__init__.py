@@ -8,7 +8,7 @@ from .detection import (
     DetectionIoUReward,
     RejectionReward,
 )
-from .discriminative import discriminative_reward
+from .discriminative import DISCRIMINATIVE_FORMS, discriminative_reward
 from .discriminative_term import DiscriminativeOptions, DiscriminativeReward
 from .format import SegmentationFormatReward, ThinkingFormatReward
 from .geometric import BoxIoUReward, BoxL1Reward, PointL1Reward, score_objects
@@ -21,11 +21,11 @@ from .sharing import build_discriminator
 from .text import distinct_n, repetition
 
 __all__ = [
-    'AnswerReward', 'BoxIoUReward', 'BoxL1Reward', 'CountReward', 'DetectionAPReward',
-    'DetectionF1Reward', 'DetectionIoUReward', 'DiscriminativeOptions', 'DiscriminativeReward',
-    'EvidenceIoUReward', 'ListedReward', 'MaskReward', 'Place', 'PointL1Reward', 'QuantileReward',
-    'ReasoningLengthReward', 'RejectionReward', 'RepetitionReward', 'RewardComposition',
-    'SegmentationFormatReward', 'ThinkingFormatReward', 'build_discriminator', 'build_term',
-    'discriminative_reward', 'distinct_n', 'list_rewards', 'repetition', 'score_answer',
-    'score_evidence', 'score_objects', 'score_response', 'write_term'
+    'DISCRIMINATIVE_FORMS', 'AnswerReward', 'BoxIoUReward', 'BoxL1Reward', 'CountReward',
+    'DetectionAPReward', 'DetectionF1Reward', 'DetectionIoUReward', 'DiscriminativeOptions',
+    'DiscriminativeReward', 'EvidenceIoUReward', 'ListedReward', 'MaskReward', 'Place',
+    'PointL1Reward', 'QuantileReward', 'ReasoningLengthReward', 'RejectionReward',
+    'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
+    'build_discriminator', 'build_term', 'discriminative_reward', 'distinct_n', 'list_rewards',
+    'repetition', 'score_answer', 'score_evidence', 'score_objects', 'score_response', 'write_term'
 ]

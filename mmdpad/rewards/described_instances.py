@@ -28,11 +28,13 @@ class Instance:
 
     Attributes:
         row: The response.
+        number: Which of the response's objects it is.
         description: Of the object; None if it has none.
         views: Numbers of the views it is compared with: its region, then its contrasts.
     """
 
     row: int
+    number: int
     description: str | None
     views: list[int]
 
@@ -143,7 +145,7 @@ class DescribedInstances:
                 others = [box for place, box in boxes.items() if place != number]
             if (overlaps(region, scene.shape) if self.options.region == 'target'
                     else self.options.allow(region, scene.shape)):
-                self.instances.append(Instance(row, parsed.objects[number].description,
+                self.instances.append(Instance(row, number, parsed.objects[number].description,
                                                self._look(scene, region, others)))
         return max(counted, wanted, 1)
 

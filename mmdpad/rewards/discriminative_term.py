@@ -180,12 +180,22 @@ class DiscriminativeReward:
     def _score_instances(self, rollout: RolloutBatch) -> Tensor:
         """:meth:`__call__` for objects with descriptions of their own."""
         described = DescribedInstances(rollout, self.options)
-        found = torch.stack([described.similarities(cosines) for cosines in
-                             self.compare(described.views.images, described.descriptions)])
-        s1, s2, rank = found.mean(0).unbind(1)
+        found, values = self.score_instances(described)
+        s1, s2, rank = found.unbind(1)
         self._log(rollout, *map(described.average, (
             s1, s2, rank.masked_fill((s1 - s2).isnan(), math.nan))))
-        return rollout.per_response(described.sum_up(self._value(found)))
+        return rollout.per_response(described.sum_up(values))
+
+    def score_instances(self, described: DescribedInstances) -> tuple[Tensor, Tensor]:
+        """Compare the descriptions of I instances with their views.
+
+        Returns:
+            (I, 3) float: S1, S2 and the rank, means over several discriminators; and (I,), the
+            values in the form's range.
+        """
+        found = torch.stack([described.similarities(cosines) for cosines in
+                             self.compare(described.views.images, described.descriptions)])
+        return found.mean(0), self._value(found)
 
     @staticmethod
     def _log(rollout: RolloutBatch, *values: Tensor) -> None:

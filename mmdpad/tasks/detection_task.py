@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmdpad.prompts import MAX_OBJECTS, format_detections, parse_detections
+from mmdpad.prompts import (
+    MAX_OBJECTS,
+    Places,
+    format_detections,
+    locate_detections,
+    parse_detections,
+)
 from mmdpad.registry import TASKS
 from mmdpad.structures import AnsweredObject
 
@@ -23,6 +29,7 @@ class DetectionTask(Task):
     """
 
     template = 'detection'
+    has_labels = True
     texts = ('think', )
 
     def __init__(self, max_objects: int = MAX_OBJECTS, template: str | None = None) -> None:
@@ -33,6 +40,10 @@ class DetectionTask(Task):
     def parse(self, text: str) -> Parsed:
         """See :func:`mmdpad.prompts.parse_detections`."""
         return parse_detections(text, self.max_objects)
+
+    def locate(self, text: str) -> list[Places]:
+        """See :func:`mmdpad.prompts.locate_detections`."""
+        return locate_detections(text)
 
     def compose(self, think: str, objects: Sequence[AnsweredObject], caption: str | None = None,
                 answer: str | None = None, coordinates: str = 'pixels') -> str:

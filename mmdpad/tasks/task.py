@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from mmdpad.prompts import build_messages
+from mmdpad.prompts import Places, build_messages
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 from mmdpad.utils.number_checks import check_number
 
@@ -30,6 +30,8 @@ class Task(ABC):
         several_objects: Whether an answer may have any number of objects, none included. Otherwise
             it has one.
         has_objects: Whether an answer names objects. Otherwise its ideal response needs no targets.
+        has_labels: Whether an answer's objects have a box and a label, so that a box scorer
+            (:mod:`mmdpad.models.scorers`) gives each a score.
         needs_targets: Whether the ideal response needs targets, if answers name objects. Otherwise
             it names none if the data have no boxes.
         texts: What an annotation has to give, besides its targets, for an ideal response
@@ -44,6 +46,7 @@ class Task(ABC):
     decodes_masks: bool = False
     several_objects: bool = True
     has_objects: bool = True
+    has_labels: bool = False
     needs_targets: bool = True
     texts: tuple[str, ...] = ('think', 'caption')
 
@@ -62,6 +65,21 @@ class Task(ABC):
         Returns:
             Boxes and points are in the coordinates that the policy writes.
         """
+
+    def locate(self, text: str) -> list[Places]:
+        """Find the entries of the objects of a response in its text, in time linear in its length.
+
+        Args:
+            text: Anything a model may have written.
+
+        Returns:
+            The places of each object that :meth:`parse` reads from a usable response, in its order.
+
+        Raises:
+            NotImplementedError: A task with ``has_labels`` has to define this for scores from the
+                likelihood of a response.
+        """
+        raise NotImplementedError(f'{type(self).__name__} should define `locate`')
 
     @abstractmethod
     def compose(self, think: str, objects: Sequence[AnsweredObject], caption: str | None = None,

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import os.path as osp
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 UNFINISHED = '.unfinished'
+_FOLDERS = re.compile(r'(?<![\w.])/(?:[^/\s]+/)+')  # of an absolute path, also inside a text
+
+
+def strip_folders(text: str) -> str:
+    """Absolute paths in a text by their last part, so that it is the same on another machine."""
+    return _FOLDERS.sub('', text)
 
 
 def unique_path(path: str, *beside: str) -> str:

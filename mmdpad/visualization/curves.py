@@ -65,19 +65,19 @@ def plot_curves(logs: str | Sequence[str], out_png: str) -> str:
                          f'"reward" or "reasonseg/giou", but has {sorted(series) or "none"}')
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(5 * columns, 3.4 * rows)
+    figure = new_figure(5 * columns, 3.4 * rows)
     for number, panel in enumerate(panels, start=1):
         _draw_panel(figure.add_subplot(rows, columns, number), *panel)
-    return write_atomically(out_png, _as_png(figure, 110))
+    return write_atomically(out_png, as_png(figure, 110))
 
 
 def plot_panels(series: Series) -> dict[str, bytes]:
     """The panels of :func:`plot_curves`, each as a separate PNG: title -> file content."""
     pictures = {}
     for panel in _panels(series):
-        figure = _figure(5, 3.4)
+        figure = new_figure(5, 3.4)
         _draw_panel(figure.add_subplot(), *panel)
-        pictures[panel[0]] = _as_png(figure, 140)
+        pictures[panel[0]] = as_png(figure, 140)
     return pictures
 
 
@@ -132,7 +132,7 @@ def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
     if not panels:
         return None
     rows = math.ceil(len(panels) / 2)
-    figure = _figure(11, 3.5 * rows)
+    figure = new_figure(11, 3.5 * rows)
     for number, (title, found) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, 2, number)
         for arm, (steps, mean, low, high) in found.items():
@@ -144,7 +144,7 @@ def plot_seeds(runs: Mapping[str, Sequence[Sequence[str]]]) -> bytes | None:
         axes.set(title=title, xlabel='step')
         axes.grid(alpha=0.3)
         axes.legend(fontsize='small')
-    return _as_png(figure, 100)
+    return as_png(figure, 100)
 
 
 def band(lines: Sequence[Mapping[int, float]]
@@ -176,7 +176,7 @@ def _matches(name: str, wanted: str) -> bool:
             or kind == 'signal' and name.startswith('signal/') and name.endswith(f'_{signal}'))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -185,7 +185,7 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _as_png(figure: Figure, dpi: int) -> bytes:
+def as_png(figure: Figure, dpi: int) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=dpi)
     return buffer.getvalue()

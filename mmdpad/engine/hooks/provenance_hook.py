@@ -17,6 +17,7 @@ from mmdpad.evaluation.provenance import (
     describe_data,
     describe_environment,
     hash_config,
+    hash_images,
     publish,
     trained_iterations,
 )
@@ -38,7 +39,9 @@ class ProvenanceHook(Hook):
       ``model_image_size`` (width, height); and for a :class:`ReasoningSegmentor` ``decoder``
       ('SAM2Decoder(sam2-hiera-large)'), ``coordinates``, its task
       (:func:`mmdpad.tasks.describe_tasks`: ``several_objects``, ``prompt_template`` and so on, or
-      ``tasks`` if there are several) and ``test_cfg`` (``temperature`` 0 is greedy).
+      ``tasks`` if there are several), ``test_cfg`` (``temperature`` 0 is greedy) and, if it has
+      one, ``box_scorer``: options and calibration, with ``common_images``, how many images of the
+      data the calibration was fitted on (a warning).
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
       the policy's and the decoder's; ``config``; ``data_root`` and ``data``
@@ -56,6 +59,7 @@ class ProvenanceHook(Hook):
     def __init__(self) -> None:
         self._decoder: str | None = None
         self._data: dict[int, dict[str, Any]] = {}
+        self._images: dict[int, set[str]] = {}
 
     def before_val(self, runner: Runner) -> None:
         """Describe a validation."""
@@ -77,12 +81,31 @@ class ProvenanceHook(Hook):
             self._data[id(loop)] = describe_data(dataset)
         publish(jsonable(dict(
             protocol=dict(dataset_switches(dataset), model_image_size=_model_image_size(dataset),
-                          **_model_switches(model)),
+                          **_model_switches(model), **self._describe_scorer(runner, model, loop)),
             provenance=dict(
                 checkpoint=osp.basename(runner.cfg.get('load_from') or '') or None,
                 iter=trained_iterations(), weights=self._weights(model),
                 config=hash_config(runner.cfg), **self._data[id(loop)],
                 **describe_environment(runner.seed)))))
+
+    def _describe_scorer(self, runner: Runner, model: nn.Module, loop: Any) -> dict[str, Any]:
+        """``box_scorer``, if the model has one."""
+        scorer = getattr(model, 'box_scorer', None)
+        if scorer is None:
+            return {}
+        described = scorer.describe()
+        if scorer.calibration is not None:
+            if id(loop) not in self._images:
+                self._images[id(loop)] = hash_images(loop.dataloader.dataset)
+            images = self._images[id(loop)]
+            common = len(images.intersection(scorer.calibration.images))
+            described['calibration']['common_images'] = common
+            if common:
+                runner.logger.warning(
+                    f'`model.box_scorer.calibration` {scorer.calibration.file!r} was fitted on '
+                    f'{common} of the {len(images)} images of this evaluation, so `ece` and '
+                    '`brier` are better than on new images; fit it on another split')
+        return dict(box_scorer=described)
 
     def _weights(self, model: nn.Module) -> dict[str, str | None]:
         if not isinstance(model, ReasoningSegmentor):

@@ -68,10 +68,12 @@ class _EncodingLoop:
         :meth:`.ReasoningSegmentor.answer_ahead`. This starts after hooks have read the weights."""
         model = unwrap(self.runner.model)
         engine = getattr(model, 'rollout_engine', None)
-        if engine is not None and engine.samples_elsewhere:
+        scorer = getattr(model, 'box_scorer', None)
+        elsewhere = engine is not None and engine.samples_elsewhere
+        if elsewhere:
             model.hand_over()  # even if this process has all its answers from an earlier test
             self._stack.enter_context(engine.holding_weights())
-        else:
+        if not elsewhere or scorer is not None and scorer.needs_policy:
             self._stack.enter_context(gathered(getattr(model, 'policy', model)))
         if not isinstance(model, ReasoningSegmentor):
             yield from dataloader

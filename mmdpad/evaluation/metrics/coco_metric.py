@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
+from mmengine.logging import print_log
 
+from mmdpad.evaluation.calibration import published_scorer
 from mmdpad.registry import METRICS
 
 Result = tuple[dict, dict]
@@ -37,8 +40,9 @@ class CocoMetric(CocoMetricOfMMDet):
     - ``proposal_fast`` is refused: mmdet's needs the same number of boxes in all images.
 
     COCO ranks all boxes of a class by their scores, and boxes of equal score in the order in which
-    they come. Where all scores are 1, as a language model gives none of its own, AP is that of one
-    operating point and depends on the order of the images and of the boxes in an answer.
+    they come. Where all scores are 1, as without a ``model.box_scorer``, AP is that of one
+    operating point and depends on the order of the images and of the boxes in an answer. A log line
+    names what gave the scores (a warning if all are equal).
 
     Args:
         ann_file: COCO's file of instances, whose image ids are the items' ``img_id``.
@@ -77,6 +81,8 @@ class CocoMetric(CocoMetricOfMMDet):
         Raises:
             ValueError: ``ann_file`` lacks a class that answers may name.
         """
+        if any('asked' in gt for gt, _ in results):
+            log_scores(self.prefix, results)
         if self._asked and self._file is not None:
             results = _relabel(pool_images(results), self._file, self.dataset_meta['classes'])
             self._coco_api = _narrow(self._file, [gt for gt, _ in results],
@@ -86,6 +92,16 @@ class CocoMetric(CocoMetricOfMMDet):
             results = [(dict(gt, img_id=number), dict(predicted, img_id=number))
                        for number, (gt, predicted) in enumerate(results)]
         return super().compute_metrics(results)
+
+
+def log_scores(prefix: str | None, results: Sequence[Result]) -> None:
+    """Log what gave the boxes their scores; a warning if all scores are equal."""
+    scores = np.concatenate([np.asarray(predicted['scores'], float) for _, predicted in results])
+    equal = len(scores) > 1 and bool((scores == scores[0]).all())
+    print_log(f'{prefix}: scores of boxes: {published_scorer(scores)}' + (
+        f'. All {len(scores)} boxes have the score {scores[0]:g}, so AP is that of one operating '
+        'point; set `model.box_scorer` to rank them' if equal else ''), logger='current',
+        level=logging.WARNING if equal else logging.INFO)
 
 
 def mark_asked(results: list[Result], data_samples: Sequence[dict]) -> None:

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""How good detections without scores are: F1, counts and rejections, for each class as well."""
+"""How good detections are at one operating point: F1, counts and rejections, also for each class;
+and whether their scores are probabilities."""
 
 from __future__ import annotations
 
@@ -10,6 +11,12 @@ from typing import Any
 import numpy as np
 
 from mmdpad.evaluation.bootstrap import bootstrap_ratios, percentile_interval
+from mmdpad.evaluation.calibration import (
+    boxes_of,
+    published_scorer,
+    reliability_curve,
+    summarize_scores,
+)
 from mmdpad.evaluation.provenance import published
 from mmdpad.evaluation.results import UNKNOWN, in_order
 from mmdpad.evaluation.scoring import identify
@@ -37,7 +44,8 @@ _MEASURES: dict[str, Callable[[Mapping[str, float]], tuple[float, float]]] = dic
 
 @METRICS.register_module()
 class DetectionMetric(ResultFileMetric):
-    """Scores the boxes and labels of each answer at one IoU threshold, without their scores.
+    """Scores the boxes and labels of each answer at one IoU threshold, whatever their scores, and
+    checks the scores.
 
     Boxes and targets of a label are matched one to one
     (:class:`mmdpad.geometry.detections.DetectionMatcher`), in pixels of the original frame. Crowds,
@@ -57,16 +65,25 @@ class DetectionMetric(ResultFileMetric):
       another object has it; both are mistakes, and in [0, 1];
     - ``parse_failure_rate``, ``truncated_rate`` in [0, 1], and ``failed_<reason>``, a count for
       each reason that occurred; such an answer has no objects;
-    - ``n``, questions, and ``n_images``.
+    - ``n``, questions, and ``n_images``;
+    - unless all scores are 1: ``ece`` and ``ece_width``, the expected calibration error with bins
+      of equal mass and of equal width, and ``brier``, the Brier score, all in [0, 1], of the scores
+      as probabilities that a box has a match
+      (:mod:`mmdpad.evaluation.calibration`), over all boxes that are right or wrong and whose label
+      was asked for.
 
-    Ratios without a denominator are left out. ``<name>_low`` and ``<name>_high`` of F1, precision
-    and recall bound 95 % bootstrap intervals; the others' are in the file. Images are resampled,
-    with all their questions.
+    Ratios without a denominator are left out. ``<name>_low`` and ``<name>_high`` of F1, precision,
+    recall, ``ece`` and ``brier`` bound 95 % bootstrap intervals; the others' are in the file.
+    Images are resampled, with all their questions.
 
     With a log file or an ``out_file``, each evaluation writes a JSON line per question (columns as
     in :func:`mmdpad.evaluation.scoring.identify`; ``boxes``, ``labels``, ``scores`` and
-    ``descriptions``; all counts; ``classes``: name -> right, wrong and missed objects) and next to
-    it a ``.json`` with protocol, metrics, intervals, a table of the classes, and provenance, as
+    ``descriptions``; ``box_right``: whether a box has a match, None if it is ignored; ``features``:
+    name -> value for each box, what its score was computed from
+    (:class:`mmdpad.models.scorers.ScoredObjects`); all counts; ``classes``: name -> right, wrong
+    and missed objects) and next to it a ``.json`` with protocol (``box_scorer``: what gave the
+    scores, and its calibration), metrics, intervals, a table of the classes, ``reliability``
+    (:func:`mmdpad.evaluation.calibration.reliability_curve`), and provenance, as
     :class:`ReasonSegMetric` does.
 
     Attributes:
@@ -107,13 +124,23 @@ class DetectionMetric(ResultFileMetric):
         """Sum up all questions and write the files."""
         rows = in_order(results)
         known = published()
-        protocol = dict(threshold=self.threshold, **known.get('protocol', {}))
+        right, columns, places = boxes_of(rows)
+        scores = columns['scores']
+        scored = bool((scores != 1).any())
+        protocol = dict(dict(known.get('protocol', {}), threshold=self.threshold),
+                        box_scorer=published_scorer(scores))
         metrics, intervals, classes = summarize_detections(rows)
+        if scored:
+            images = _images_of(rows)
+            for found, more in zip((metrics, intervals), summarize_scores(
+                    scores, right, images[places], images.max() + 1), strict=True):
+                found.update(more)
         summary = dict(
             protocol=protocol, metrics=metrics, intervals=intervals,
             bootstrap=dict(BOOTSTRAP, method='percentile, over images'), classes=classes,
+            reliability=reliability_curve(scores, right) if scored else [],
             provenance=known.get('provenance', UNKNOWN))
-        return self.finish(rows, summary, ('f1', 'precision', 'recall'),
+        return self.finish(rows, summary, ('f1', 'precision', 'recall', 'ece', 'brier'),
                            '\n' + format_classes(classes, self.table))
 
 
@@ -128,6 +155,7 @@ def score_detections(sample: dict, threshold: float) -> Row:
     parsed = reasoning.get('parsed')
     failure = parsed if isinstance(parsed, ParseFailure) else None
     boxes, labels = predicted['bboxes'].tolist(), predicted['labels'].tolist()
+    features = list(predicted.get('features', ()))
     matcher = DetectionMatcher(boxes, labels, _truth(sample))
     match = matcher.match(threshold)
     matched = {i for i, _, _ in match.pairs}
@@ -141,6 +169,8 @@ def score_detections(sample: dict, threshold: float) -> Row:
     return dict(
         identify(sample), boxes=boxes, labels=labels, scores=predicted['scores'].tolist(),
         descriptions=list(predicted.get('descriptions', ())),
+        box_right=[None if i in match.ignored else i in matched for i in range(len(boxes))],
+        features={name: [own[name] for own in features] for name in next(iter(features), ())},
         targets=wanted, right=right, wrong=wrong, missed=wanted - right, iou=match.iou,
         objects=len(boxes) + invented, ignored=len(match.ignored), invented=invented,
         duplicates=matcher.count_duplicates(unmatched, threshold),
@@ -177,11 +207,11 @@ def summarize_detections(rows: Sequence[Row]
     """
     if not rows:
         raise ValueError('`rows` should have at least one question to average over, but got none')
-    images: dict[str, Counter[str]] = {}
-    for number, row in enumerate(rows):
-        image = images.setdefault(str(number if row['id'] is None else row['id']), Counter())
-        image.update({name: value for name, value in row.items()
-                      if isinstance(value, int | float) and name not in ('id', 'index')})
+    images: dict[int, Counter[str]] = {}
+    for number, row in zip(_images_of(rows).tolist(), rows, strict=True):
+        images.setdefault(number, Counter()).update({
+            name: value for name, value in row.items()
+            if isinstance(value, int | float) and name not in ('id', 'index')})
     columns = np.array([[measure(image) for image in images.values()]
                         for measure in _MEASURES.values()], float)
     above, below = columns[..., 0], columns[..., 1]
@@ -199,6 +229,14 @@ def summarize_detections(rows: Sequence[Row]
     failures = Counter(row['failure'] for row in rows if row['failure'] is not None)
     metrics.update({f'failed_{reason}': count for reason, count in sorted(failures.items())})
     return metrics, intervals, classes
+
+
+def _images_of(rows: Sequence[Row]) -> np.ndarray:
+    """The number of each row's image, (N,), from 0 on in the order of the rows. A row without an id
+    is an image of its own."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(str(place if row['id'] is None else row['id']),
+                                        len(numbers)) for place, row in enumerate(rows)])
 
 
 def _summarize_classes(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

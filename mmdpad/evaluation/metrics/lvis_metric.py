@@ -12,7 +12,7 @@ from mmdet.evaluation import LVISMetric as LVISMetricOfMMDet
 
 from mmdpad.registry import METRICS
 
-from .coco_metric import Result, mark_asked, pool_images
+from .coco_metric import Result, log_scores, mark_asked, pool_images
 
 
 @METRICS.register_module()
@@ -56,6 +56,7 @@ class LVISMetric(LVISMetricOfMMDet):
 
     def compute_metrics(self, results: list[Result]) -> dict[str, float]:
         """See mmdet's."""
+        log_scores(self.prefix, results)
         results = pool_images(results)
         self._lvis_api = _narrow(self._file, [gt for gt, _ in results])
         self.cat_ids = self.img_ids = None  # of an earlier evaluation

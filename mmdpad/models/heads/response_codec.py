@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from mmdpad.models.sources import read_json
-from mmdpad.prompts import TAGS
+from mmdpad.prompts import TAGS, Place, well_formed
 
 from .chat_template import TAG_TEXTS, ChatTemplate
+from .token_places import place_tokens
 
 GENERATION_CONFIG = 'generation_config.json'
 BOX_MARKS = ('<|begin_of_box|>', '<|end_of_box|>')
@@ -127,6 +128,40 @@ class ResponseCodec:
             raise ValueError(f'A response should be text without special tokens, but got '
                              f'{self.tokenizer.decode(found)!r} in {text!r}; remove them')
         return [*ids, self.end_tokens[0]]
+
+    def encode_again(self, text: str, forbidden: Collection[int] = ()) -> list[int]:
+        """Encode a response that a policy wrote, from its :meth:`decode`-d text, without an end
+        token. The tokens may be others than those that were sampled: a text can be split in
+        several ways, of which this is the tokenizer's.
+
+        Args:
+            text: The response, complete or not.
+            forbidden: Tokens to leave out, besides the tokenizer's special ones, if the text
+                happens to spell some.
+        """
+        rest = well_formed(text.removeprefix(self.opened))
+        ids = self.tokenizer(rest if rest.startswith(self.lead) else self.lead + rest,
+                             add_special_tokens=False)['input_ids']
+        return [token for token in ids if token not in self._no_text and token not in forbidden]
+
+    def locate(self, row: Sequence[int]) -> tuple[str, list[Place | None]]:
+        """Decode a response as :meth:`decode` does, and find the characters of each token.
+
+        Returns:
+            The text, and the place in it of each token: its characters, complete or not, see
+            :func:`.token_places.place_tokens`; None for a token that :meth:`decode` leaves out.
+
+        Raises:
+            ValueError: See :func:`.token_places.place_tokens`.
+        """
+        numbers = [number for number, token in enumerate(row) if token not in self._no_text]
+        text, found = place_tokens(self.tokenizer, [row[number] for number in numbers])
+        rest = text.removeprefix(self.lead)
+        shift = len(self.opened) + len(rest) - len(text)
+        places: list[Place | None] = [None] * len(row)
+        for number, (start, end) in zip(numbers, found, strict=True):
+            places[number] = max(start + shift, 0), max(end + shift, 0)
+        return self.opened + rest, places
 
     def decode(self, rows: Iterable[list[int]]) -> list[str]:
         """Decode responses without end, padding and special tokens, and marks around boxes

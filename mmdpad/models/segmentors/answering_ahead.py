@@ -49,9 +49,15 @@ def answer_ahead(model: ReasoningSegmentor, batches: Iterable[Batch]
             del asked[:len(samples)]
             seconds = watch.seconds() / max(len(samples), 1)
             texts = model.policy.decode(responses.ids.where(responses.mask, model.policy.pad_token))
-            for sample, *answer in zip(samples, texts, responses.truncated.tolist(), strict=True):
+            for sample, *answer in zip(samples, texts, responses.truncated.tolist(),
+                                       own_tokens(responses.ids, responses.mask), strict=True):
                 sample.set_metainfo(dict(sampled_response=(*answer, seconds)))
             yield batch
+
+
+def own_tokens(ids: Tensor, mask: Tensor) -> list[Tensor]:
+    """The tokens (r,) of each of N responses, on the CPU, from padded ones (N, R)."""
+    return [row[own] for row, own in zip(ids.cpu(), mask.cpu(), strict=True)]
 
 
 def select_samples(inputs: Inputs, data_samples: Sequence[DetDataSample], rows: Sequence[int]

@@ -10,6 +10,7 @@ import torch
 from mmengine.structures import InstanceData
 
 from mmdpad.geometry.coordinates import scale_boxes
+from mmdpad.models.scorers import ScoredObjects
 from mmdpad.prompts import normalize_label
 from mmdpad.rewards.detection import asked_labels
 from mmdpad.structures import AnsweredObject
@@ -17,7 +18,8 @@ from mmdpad.structures import AnsweredObject
 
 def box_instances(objects: Sequence[AnsweredObject], data_sample: Any,
                   image_shape: tuple[int, int],
-                  model_shape: tuple[int, int]) -> tuple[InstanceData, int]:
+                  model_shape: tuple[int, int],
+                  scored: ScoredObjects | None = None) -> tuple[InstanceData, int]:
     """Turn the n objects of an answer into instances.
 
     Args:
@@ -29,24 +31,31 @@ def box_instances(objects: Sequence[AnsweredObject], data_sample: Any,
             labels are numbered in the order in which the answer names them.
         image_shape: (H, W) of the image.
         model_shape: (h, w) of the model image.
+        scored: The scores of all objects; None if all have the score 1.
 
     Returns:
-        - ``bboxes`` (n, 4) in the original frame, ``labels`` (n,) long, ``scores`` (n,), all 1, and
-          the lists ``label_names`` and ``descriptions`` of n strings, '' where there is none.
-          Objects with a label that is not asked for are left out.
+        - ``bboxes`` (n, 4) in the original frame, ``labels`` (n,) long, ``scores`` (n,), the lists
+          ``label_names`` and ``descriptions`` of n strings, '' where there is none, and with
+          ``scored`` the list ``features`` of n dicts, name -> value. Objects with a label that is
+          not asked for are left out.
         - How many objects with a box were left out.
     """
-    objects = [item for item in objects if item.box is not None]
+    names = {number: normalize_label(item.label or '') for number, item in enumerate(objects)
+             if item.box is not None}
     if data_sample.get('classes') is None:
-        found = dict.fromkeys(normalize_label(item.label or '') for item in objects)
-        known = {name: label for label, name in enumerate(found)}
+        known = {name: label for label, name in enumerate(dict.fromkeys(names.values()))}
     else:
         known = asked_labels(data_sample)
-    kept = [item for item in objects if normalize_label(item.label or '') in known]
-    boxes = torch.tensor([item.box for item in kept], dtype=torch.float32).reshape(-1, 4)
-    return InstanceData(
+    kept = [number for number, name in names.items() if name in known]
+    items = [objects[number] for number in kept]
+    boxes = torch.tensor([item.box for item in items], dtype=torch.float32).reshape(-1, 4)
+    found = InstanceData(
         bboxes=scale_boxes(boxes, model_shape, image_shape),
-        labels=torch.tensor([known[normalize_label(item.label or '')] for item in kept],
-                            dtype=torch.long),
-        scores=torch.ones(len(kept)), label_names=[item.label or '' for item in kept],
-        descriptions=[item.description or '' for item in kept]), len(objects) - len(kept)
+        labels=torch.tensor([known[names[number]] for number in kept], dtype=torch.long),
+        scores=torch.ones(len(kept)), label_names=[item.label or '' for item in items],
+        descriptions=[item.description or '' for item in items])
+    if scored is not None:
+        found.scores = torch.from_numpy(scored.scores[kept])
+        found.features = [{name: float(values[number]) for name, values in scored.features.items()}
+                          for number in kept]
+    return found, len(names) - len(kept)

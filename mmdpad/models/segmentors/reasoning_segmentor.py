@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -29,9 +28,11 @@ from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
 from . import answering_ahead, settings
 from .answering_ahead import Inputs, select_samples
+from .answers import find_answers
 from .box_instances import box_instances
 from .mask_decoding import DecodedAnswer, decode_group, decode_masks
 from .reference import frozen_copy, reference_log_probs
+from .scoring import build_box_scorer, score_answers
 from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
 
@@ -58,6 +59,8 @@ class ReasoningSegmentor(BaseDetector):
             with ``prompt_template='several_objects'``.
         max_objects: Maximum number of objects in such an answer; a longer one cannot be used.
         loss: Config of a :class:`mmdpad.rl.PolicyLoss`, such as :class:`mmdpad.rl.GRPOLoss`.
+        box_scorer: Config of a :class:`mmdpad.models.scorers.BoxScorer`, which gives the boxes of
+            tasks with labels their scores; None: every box has the score 1.
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
             the rollout.
         test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``.
@@ -76,7 +79,7 @@ class ReasoningSegmentor(BaseDetector):
                  max_objects: int = MAX_OBJECTS, loss: dict = dict(type='GRPOLoss'),  # noqa: B006
                  train_cfg: dict | None = None, test_cfg: dict | None = None,
                  data_preprocessor: dict | None = None, init_cfg: dict | None = None,
-                 tasks: dict | None = None) -> None:
+                 tasks: dict | None = None, box_scorer: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.tasks = build_tasks(
             tasks, several_objects=several_objects, max_objects=max_objects,
@@ -97,6 +100,7 @@ class ReasoningSegmentor(BaseDetector):
         self.sampling = settings.training_sampling(train_cfg or {})
         self._check_loss()
         self.test_cfg = settings.evaluation_sampling(test_cfg or {})
+        self.box_scorer = build_box_scorer(box_scorer, self.tasks, self.policy)
         keep_policy_only(self)
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
@@ -331,6 +335,7 @@ class ReasoningSegmentor(BaseDetector):
         """
         started = time.perf_counter()
         answers = self._answers(inputs, data_samples)
+        scored = score_answers(self, inputs, data_samples, answers)
         seconds = (time.perf_counter() - started) / max(len(answers), 1)
         for row, (sample, answer) in enumerate(zip(data_samples, answers, strict=True)):
             parsed = answer['parsed']
@@ -343,7 +348,9 @@ class ReasoningSegmentor(BaseDetector):
                                                           parsed.caption)
             else:
                 sample.pred_instances, answer['invented'] = box_instances(
-                    usable, sample, (image.shape[-2], image.shape[-1]), (height, width))
+                    usable, sample, (image.shape[-2], image.shape[-1]), (height, width),
+                    scored[row])
+            answer.pop('response_ids')
             sampling = sample.pop('sampled_response', (0.0,))[-1]
             sample.reasoning = dict(
                 answer, caption_tokens=self.policy.count_tokens(parsed.caption),
@@ -376,25 +383,16 @@ class ReasoningSegmentor(BaseDetector):
         return next(stream, None)
 
     def _answers(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[dict[str, Any]]:
-        """Get ``response``, ``truncated``, ``parsed`` and ``reasoning_tokens`` for each question,
-        cached or sampled. The draws depend on the item's index in the data set (0 if it has
-        none), and not on the batch."""
+        """Get the answer to each question, cached or sampled, see :func:`.answers.find_answers`.
+        The draws depend on the item's index in the data set (0 if it has none), and not on the
+        batch."""
+        def ask(rows: list[int]) -> RolloutBatch:
+            some, samples, numbers = select_samples(inputs, data_samples, rows)
+            return self.finish_rollout(self._start(some, samples, **self.test_cfg,
+                                                   prompt_numbers=numbers))
+
         self._name_tasks(data_samples)
-        images = inputs['model_image']
-        stored = [s.get('cached_response', s.get('sampled_response')) for s in data_samples]
-        answers: list[Any] = [
-            pair and (*pair[:2], *self._read(pair[0], image, sample))
-            for pair, image, sample in zip(stored, images, data_samples, strict=True)]
-        if missing := [row for row, pair in enumerate(stored) if pair is None]:
-            some, samples, numbers = select_samples(inputs, data_samples, missing)
-            rollout = self.finish_rollout(self._start(some, samples, **self.test_cfg,
-                                                      prompt_numbers=numbers))
-            tokens = [None if math.isnan(n) else int(n) for n in rollout.reasoning_tokens.tolist()]
-            for row, *answer in zip(missing, rollout.texts, rollout.truncated.tolist(),
-                                    rollout.parsed, tokens, strict=True):
-                answers[row] = answer
-        names = ('response', 'truncated', 'parsed', 'reasoning_tokens')
-        return [dict(zip(names, answer, strict=True)) for answer in answers]
+        return find_answers(data_samples, inputs['model_image'], self._read, ask)
 
     def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
                      model_shape: tuple[int, int], caption: str | None = None) -> InstanceData:

@@ -3,12 +3,13 @@ import json
 from pathlib import Path
 
 import pytest
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdpad.engine.hooks import provenance_hook, response_cache_hook
 from mmdpad.engine.hooks.response_cache_hook import digest_weights
-from mmdpad.evaluation.provenance import published
-from mmdpad.models import BoxDecoder
+from mmdpad.evaluation.provenance import hash_image, published
+from mmdpad.models import BoxDecoder, Calibration, LikelihoodScorer
 from mmdpad.utils import read_jsonl
 
 
@@ -83,3 +84,29 @@ def test_a_validation_names_the_weights_of_its_iteration(config, hashed):
     assert first['weights']['decoder'] == second['weights']['decoder']
     assert hashed.count(runner.model.decoder) == 1 and len(hashed) == 3
     assert first['config'] == second['config'] and first['data'] == second['data']
+
+
+def test_scorer_and_calibration_are_named(config, tmp_path, caplog):
+    """With a warning for images that the calibration was fitted on."""
+    image = next(iter(Runner.build_dataloader(config.test_dataloader).dataset))['data_samples']
+    fitted = Calibration(
+        'isotonic', ('score', ), dict(x=[0.0], y=[0.5]), 0.5, LikelihoodScorer().options(),
+        dict(images=[hash_image(image.img_path, image.img_id), 'another']))
+    config.merge_from_dict({
+        'model.tasks': dict(detection=dict(type='DetectionTask', template='find "{question}"')),
+        'model.policy.prompt_template': 'default',
+        'model.box_scorer': dict(type='LikelihoodScorer',
+                                 calibration=fitted.write(str(tmp_path / 'c.json')))})
+    runner = Runner.from_cfg(config)
+    seen = []
+    runner.register_hook(type('Look', (Hook, ), dict(
+        before_test_iter=lambda self, runner, *args, **kwargs: seen.append(published())))())
+    runner.test_evaluator.metrics.clear()
+    runner.logger.propagate = True
+    runner.test()
+    scorer = seen[0]['protocol']['box_scorer']
+    assert scorer.pop('calibration') == dict(fitted.read(str(tmp_path / 'c.json')).describe(),
+                                             common_images=1)
+    assert scorer == dict(type='LikelihoodScorer', of='label', reduce='mean')
+    assert any('was fitted on 1 of the 2 images' in record.getMessage()
+               for record in caplog.records)

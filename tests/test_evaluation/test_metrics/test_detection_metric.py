@@ -1,11 +1,14 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Metrics of detections: ours at one threshold, and mmdet's with labels."""
 import json
+import logging
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from mmdpad.evaluation.metrics.detection_metric import summarize_detections
+from mmdpad.evaluation.provenance import publish
 from mmdpad.registry import METRICS
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
@@ -14,7 +17,7 @@ CLASSES = ('cup', 'plate', 'mug')  # labels 0, 1, 2
 
 
 def make_sample(objects, targets=((CUP, 0), (PLATE, 1)), asked=(0, 1), ignored=(), image=1,
-                invented=0, failure=None, index=None, scores=None, **meta):
+                invented=0, failure=None, index=None, scores=None, features=None, **meta):
     boxes, labels = [box for box, _ in objects], [label for _, label in objects]
     parsed = ParseFailure(failure, 'why') if failure else ReasoningOutput('t', None, ())
     return dict(
@@ -26,7 +29,7 @@ def make_sample(objects, targets=((CUP, 0), (PLATE, 1)), asked=(0, 1), ignored=(
             bboxes=torch.tensor(boxes).reshape(-1, 4).float(),
             labels=torch.tensor(labels, dtype=torch.long),
             scores=torch.tensor(scores) if scores else torch.ones(len(boxes)),
-            descriptions=['d'] * len(boxes)),
+            descriptions=['d'] * len(boxes), **(dict(features=features) if features else {})),
         reasoning=dict(parsed=parsed, response='r', truncated=False, invented=invented), **meta)
 
 
@@ -80,6 +83,62 @@ def test_result_files(tmp_path):
                                              f1=pytest.approx(200 / 3))
     assert summary['protocol']['threshold'] == 0.5 and 'images' in summary['bootstrap']['method']
     assert summary['metrics'] == summarize_detections(rows)[0]
+
+
+def test_scores_by_hand(tmp_path):
+    """Right with 0.9, wrong with 0.8 and 0.3; a box on a crowd and an invented one do not count."""
+    sample = make_sample(
+        [(CUP, 0), (CUP, 0), (MUG, 1), ([45, 0, 50, 5], 0)], ignored=[(CROWD, 0)], invented=1,
+        scores=[0.9, 0.8, 0.3, 0.7], features=[
+            dict(score=value, logp_label=missing) for value, missing in
+            ((0.5, -1.0), (0.4, float('nan')), (0.3, -2.0), (0.2, -3.0))])
+    other = make_sample([], image=2)
+    metrics = evaluate([sample, other], out_file=str(tmp_path / 'd.jsonl'))
+    assert metrics['detection/brier'] == pytest.approx((0.01 + 0.64 + 0.09) / 3)
+    assert metrics['detection/ece'] == pytest.approx((0.1 + 0.8 + 0.3) / 3)
+    assert metrics['detection/ece_width'] == pytest.approx((0.1 + 0.8 + 0.3) / 3)
+    assert metrics['detection/brier_low'] <= metrics['detection/brier_high']
+    row, _ = (json.loads(line) for line in (tmp_path / 'd.jsonl').read_text().splitlines())
+    assert row['box_right'] == [True, False, False, None]
+    assert row['features'] == dict(score=[0.5, 0.4, 0.3, 0.2], logp_label=[-1, None, -2, -3])
+    summary = json.loads((tmp_path / 'd.json').read_text())
+    assert [(one['n'], round(one['score'], 3), one['right']) for one in summary['reliability']] == [
+        (1, 0.3, 0), (1, 0.8, 0), (1, 0.9, 1)]
+    assert {'ece', 'ece_width', 'brier'} <= summary['intervals'].keys()
+    assert summary['protocol']['box_scorer'].startswith('unknown: nothing reported')
+
+
+def test_without_a_scorer_there_is_nothing_to_calibrate(tmp_path):
+    metrics = evaluate([make_sample([(CUP, 0)])], out_file=str(tmp_path / 'd.jsonl'))
+    assert 'detection/ece' not in metrics and 'detection/brier' not in metrics
+    summary = json.loads((tmp_path / 'd.json').read_text())
+    assert summary['reliability'] == []
+    assert summary['protocol']['box_scorer'] == 'none: every box has the score 1'
+    assert json.loads((tmp_path / 'd.jsonl').read_text())['features'] == {}
+
+
+def test_the_protocol_names_the_scorer(tmp_path):
+    scorer = dict(type='LikelihoodScorer', calibration=dict(method='platt', sha256='a1'))
+    publish(dict(protocol=dict(box_scorer=scorer, split='val'), provenance={}))
+    try:
+        evaluate([make_sample([(CUP, 0)], scores=[0.5])], out_file=str(tmp_path / 'd.jsonl'))
+    finally:
+        publish(None)
+    protocol = json.loads((tmp_path / 'd.json').read_text())['protocol']
+    assert protocol == dict(threshold=0.5, box_scorer=scorer, split='val')
+
+
+@pytest.mark.parametrize('scores, level, told', [
+    ([0.5, 0.25], logging.INFO, 'scores of boxes: unknown'),
+    ([0.5, 0.5], logging.WARNING, 'All 2 boxes have the score 0.5, so AP is that of one operating'),
+    (None, logging.WARNING, 'scores of boxes: none: every box has the score 1. All 2 boxes')])
+def test_ap_says_what_ranks_the_boxes(scores, level, told, coco_file, caplog):
+    MMLogger.get_instance('mmdpad-scores').propagate = True
+    with caplog.at_level(logging.INFO):
+        evaluate([make_sample([(CUP, 0), (PLATE, 1)], scores=scores)], 'CocoMetric',
+                 ann_file=coco_file)
+    record, = (one for one in caplog.records if 'scores of boxes' in one.getMessage())
+    assert record.levelno == level and told in record.getMessage()
 
 
 def test_classes_that_are_not_exhaustive(tmp_path):

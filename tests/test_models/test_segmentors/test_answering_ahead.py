@@ -60,7 +60,8 @@ def test_seconds_are_those_of_answering(clock):
     found = []
     for batch in answer_ahead(segmentor(clock, []), batches()):
         clock.now += 500
-        found += [sample.sampled_response for sample in batch['data_samples']]
+        found += [(text, cut, seconds) for text, cut, _, seconds in (
+            sample.sampled_response for sample in batch['data_samples'])]
     # 3 seconds to encode all and 20 for two, then 10.
     assert found == [('a', False, 11.5), ('b', False, 11.5), ('c', False, 10.0)]
 
