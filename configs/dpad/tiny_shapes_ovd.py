@@ -14,6 +14,11 @@ model = dict(
     decoder=None,
     tasks=dict(detection=dict(type='DetectionTask', max_objects=20,
                               template='detect "{question}"')),
+    # AP ranks boxes by the probability of their labels and the fit of their descriptions.
+    box_scorer=dict(type='CombinedScorer', scorers=[
+        dict(type='LikelihoodScorer'),
+        dict(type='DiscriminationScorer', discriminator=_base_.discriminator, alpha=10.0)
+    ]),
     train_cfg=dict(max_new_tokens=128),
     test_cfg=dict(max_new_tokens=160))
 describes = dict(discriminator=_base_.discriminator, per_instance=True, contrast='others')
@@ -22,8 +27,7 @@ rewards = dict(
     thinking_format=dict(type='ThinkingFormatReward', caption=False),
     detection_f1=dict(type='DetectionF1Reward', threshold=0.5),
     detection_iou=dict(type='DetectionIoUReward', threshold=0.5),
-    count=dict(type='CountReward', weight=0.5),
-    rejection=dict(type='RejectionReward', weight=0.5))
+    count=dict(type='CountReward', weight=0.5))
 
 pipeline = [
     dict(type='LoadReasoningImage'),
@@ -34,15 +38,13 @@ pipeline = [
 source = dict(
     type='CocoDataset', data_root=_base_.data_root, data_prefix=dict(img=''),
     metainfo=dict(classes=('circle', 'square', 'triangle', 'star')))
+# Every question asks for all shapes, whether a scene has them or not.
 asks = dict(_delete_=True, type='QuestionDataset', task='detection', several_objects=True,
-            pipeline=pipeline)
-# Training asks for the shapes of a scene and one that it lacks, evaluation for all, by twos.
+            questions=dict(type='QuestionFromClasses', negatives='all'), pipeline=pipeline)
 train_dataloader = dict(dataset=dict(
-    asks, source=dict(source, ann_file='annotations/instances_train.json'),
-    questions=dict(type='QuestionFromClasses', negatives=1, max_classes=2)))
+    asks, source=dict(source, ann_file='annotations/instances_train.json')))
 test_dataloader = dict(dataset=dict(
-    asks, source=dict(source, ann_file='annotations/instances_test.json'),
-    questions=dict(type='QuestionFromClasses', negatives='all', max_classes=2), test_mode=True))
+    asks, source=dict(source, ann_file='annotations/instances_test.json'), test_mode=True))
 test_evaluator = [
     dict(type='DetectionMetric'),
     dict(type='CocoMetric', ann_file=_base_.data_root + 'annotations/instances_test.json'),

@@ -6,7 +6,7 @@
 # docs/results_tasks.md has its results.
 _base_ = './tiny_shapes_ovd.py'
 
-model = dict(tasks=dict(_delete_=True, question_answering=dict(
+model = dict(box_scorer=None, tasks=dict(_delete_=True, question_answering=dict(
     type='QuestionAnsweringTask', max_objects=10, template='answer "{question}"')))
 # Where nothing is to be seen (a "no", a zero), the caption is compared with what the policy points
 # at, if that is less than half of the image.

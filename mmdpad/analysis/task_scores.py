@@ -10,6 +10,7 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 
 from mmdpad.evaluation.calibration import BINS, boxes_of, find_bins, fit_platt, reliability_curve
+from mmdpad.models.scorers.log_odds import log_odds, sigmoid
 
 from .average_precision import AveragePrecision
 from .task_study import Draws, Measured, Row, scene_number
@@ -51,7 +52,7 @@ class ScoredRun:
                 fit = fit_platt(np.stack([log_odds(known_columns[key]) for key in features]), known)
                 logits = np.array(fit['weights']) @ np.stack(
                     [log_odds(columns[key]) for key in features]) + fit['bias']
-                self.scores[name, True] = 1 / (1 + np.exp(-logits))
+                self.scores[name, True] = sigmoid(logits)
         images = np.array([scene_number(rows[place]) for place in places])
         self.measured: dict[str, tuple[float, np.ndarray]] = {}
         for (name, calibrated), scores in self.scores.items():
@@ -81,12 +82,6 @@ def measure_scores(runs: Sequence[ScoredRun]) -> Measured:
     """All measures of the runs of an arm."""
     return {name: ([run.measured[name][0] for run in runs],
                    [run.measured[name][1] for run in runs]) for name in runs[0].measured}
-
-
-def log_odds(scores: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)), finite for 0 and 1 too."""
-    inside = scores.clip(1e-6, 1 - 1e-6)
-    return np.log(inside / (1 - inside))
 
 
 def _average_precision(rows: Sequence[Row], scores: np.ndarray, places: np.ndarray,

@@ -190,8 +190,14 @@ Measured = dict[str, tuple[list[float], list[np.ndarray]]]
 
 def measure_seeds(runs: Sequence[Answers], draws: Draws) -> Measured:
     """All measures of the runs of an arm."""
-    return {name: ([float(run.values(name, draws.ones)[0]) for run in runs],
-                   [run.values(name, draws.counts) for run in runs]) for name in runs[0].above}
+    found = {name: ([float(run.values(name, draws.ones)[0]) for run in runs],
+                    [run.values(name, draws.counts) for run in runs]) for name in runs[0].above}
+    per_class = [both for name, both in found.items() if name.startswith('f1_')]
+    if per_class:
+        found['macro_f1'] = ([float(np.mean(some)) for some in zip(*(
+            values for values, _ in per_class), strict=True)], [np.mean(some, axis=0) for some in
+                             zip(*(drawn for _, drawn in per_class), strict=True)])
+    return found
 
 
 def estimates(measured: Measured) -> dict[str, Estimate]:

@@ -1,5 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Two further tasks in the world of shapes: detection by shape, and questions with answers in words.
+"""Two further tasks in the world of shapes: detection by shape, and questions answered in words.
 
 Classes are :data:`.shapes_world.SHAPES`, so that descriptions have something to tell apart: objects
 of a class that differ in color and size.
@@ -124,14 +124,6 @@ def list_answered_questions(objects: Sequence[ShapeObject], width: int,
 def name_objects(objects: Sequence[ShapeObject]) -> str:
     """Reasoning that names some objects, or none, without tags."""
     return f'there is {", ".join(f"a {item.name}" for item in objects) or "none"}.'
-
-
-def name_by_class(objects: Sequence[ShapeObject], classes: Sequence[str]) -> str:
-    """Reasoning that names the objects of one class after the other, or none, without tags:
-    'circle: a big red circle. star: none.'"""
-    named = ((shape, [f'a {item.name}' for item in objects if item.shape == shape])
-             for shape in classes)
-    return ' '.join(f'{shape}: {", ".join(names) or "none"}.' for shape, names in named)
 
 
 def outer_box(item: ShapeObject) -> tuple[float, float, float, float]:

@@ -1,12 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Detection and questions with answers in the world of shapes, against other witnesses."""
-import json
-import re
 from collections import Counter
 
 import cv2
 import numpy as np
-import pytest
 
 from mmdpad.toy.shapes_tasks import (
     QUESTION_KINDS,

@@ -30,9 +30,8 @@ def write_readme(folder: Path) -> None:
         '- `policy/`: a Qwen2.5-VL for transformers\' `from_pretrained`',
         '- `loose_boxes/`: the same after some steps on loose boxes, the start of `make demo` '
         '(`tools/toy/make_loose_boxes.py`)',
-        '- `tasks/`: `policy/` after steps on the answers of two further tasks, detection and question '
-        'answering, the start of `tiny_shapes_ovd.py` and `tiny_shapes_vqa.py` '
-        '(`tools/toy/make_tasks.py`)',
+        '- `tasks/`: `policy/` after steps on detection and question answering, the start of '
+        '`tiny_shapes_ovd.py` and `tiny_shapes_vqa.py` (`tools/toy/make_tasks.py`)',
         '- `clip/`: an open_clip folder, `local-dir:.../clip`',
         '- `sam/sam_shapes.pth`: a state dict for segment-anything, '
         '`sam_model_registry[\'vit_shapes\']` (`mmdpad/toy/sam.py`)', '',

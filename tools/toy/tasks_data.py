@@ -6,9 +6,11 @@ that rewards find each of them, and have to find it themselves.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from common import targets_of, to_model_image
-from policy_data import CAPTION_KINDS, CAPTION_SHARES, QUESTIONS, Row, RowMaker, grow, make_grid
+from policy_data import CAPTION_KINDS, CAPTION_SHARES, Row, RowMaker, grow, make_grid
 
 from mmdpad.geometry.coordinates import scale_boxes
 from mmdpad.prompts import format_detections, format_question_answer
@@ -18,7 +20,6 @@ from mmdpad.toy.shapes_tasks import (
     AnsweredQuestion,
     draw_answered_question,
     list_answered_questions,
-    name_by_class,
     name_objects,
     outer_box,
 )
@@ -37,7 +38,6 @@ MISSING, REPEATED = 0.15, 0.12
 """Shares of objects that detections leave out, and name twice."""
 WRONG_EVIDENCE, WRONG_ANSWER = 0.3, 0.15
 """Shares of evidence that is another object, and of answers that are wrong."""
-MOST_CLASSES = 2
 
 
 class TaskRowMaker(RowMaker):
@@ -45,14 +45,15 @@ class TaskRowMaker(RowMaker):
 
     Args:
         processor, seed: As for `RowMaker`.
-        detections: How many of the `QUESTIONS` about an image are about classes.
-        by_class: Detections go class by class, in the order of the question, and so does their
-            reasoning; otherwise from left to right.
+        asks: What each question about an image is: 'detect', about classes, or 'answer', with an
+            answer in words.
+        classes: Smallest and largest number of classes in one of them; all are asked for in their
+            order, fewer in any.
     """
 
-    def __init__(self, processor, seed: int, detections: int, by_class: bool):
+    def __init__(self, processor, seed: int, asks: Sequence[str], classes: tuple[int, int]):
         super().__init__(processor, seed)
-        self.detections, self.by_class = detections, by_class
+        self.asks, self.classes = asks, classes
 
     def __call__(self, list_all: float = 0.0) -> Row:
         """Draw a scene and questions; there are no list-all questions."""
@@ -62,12 +63,12 @@ class TaskRowMaker(RowMaker):
         row = Row(to_model_image(scene.image, rng), [], [], make_grid(scene, targets))
         height, width = scene.image.shape[:2]
         questions = list_answered_questions(scene.objects, width, height)
-        outer = scale_boxes(torch.tensor([outer_box(item) for item in scene.objects]), (height, width),
-                            SHAPES_IMAGE_SIZE[::-1]).tolist()
+        outer = scale_boxes(torch.tensor([outer_box(item) for item in scene.objects]),
+                            (height, width), SHAPES_IMAGE_SIZE[::-1]).tolist()
         inner = [box for box, _ in targets]
-        for number in range(QUESTIONS):
-            if number < self.detections:
-                classes = rng.permutation(SHAPES)[:rng.integers(1, MOST_CLASSES + 1)].tolist()
+        for ask in self.asks:
+            if ask == 'detect':
+                classes = self.draw_classes()
                 prompt = SHAPES_DETECTION_TEMPLATE.format(question=', '.join(classes))
                 response = self.detect(scene, classes, outer)
             else:
@@ -79,18 +80,21 @@ class TaskRowMaker(RowMaker):
             row.asked.append(len(asked))
         return row
 
+    def draw_classes(self) -> list[str]:
+        """The classes of a question."""
+        least, most = self.classes
+        if least == len(SHAPES):
+            return list(SHAPES)
+        return self.rng.permutation(SHAPES)[:self.rng.integers(least, most + 1)].tolist()
+
     def detect(self, scene: Scene, classes: list[str], boxes: list[list[float]]) -> str:
         """Write a response with the objects of some classes; `boxes` are those of all objects."""
         rng = self.rng
         found = [i for i, item in enumerate(scene.objects)
                  if item.shape in classes and rng.random() >= MISSING]
-        think = name_objects([scene.objects[i] for i in found])
-        if self.by_class:
-            found.sort(key=lambda i: classes.index(scene.objects[i].shape))
-            think = name_by_class([scene.objects[i] for i in found], classes)
         named = [i for i in found for _ in range(1 + (rng.random() < REPEATED))]
         return format_detections(
-            think,
+            name_objects([scene.objects[i] for i in found]),
             [(self.locate(boxes[i]), scene.objects[i].shape, self.describe(scene, i))
              for i in named])
 
