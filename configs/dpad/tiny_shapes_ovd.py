@@ -2,11 +2,11 @@
 # object, which the discriminative term compares with its own object, the others and the image.
 #   python tools/dataset_converters/shapes_world.py data/shapes_world
 #   python tools/train.py configs/dpad/tiny_shapes_ovd.py
-#   python tools/test.py configs/dpad/tiny_shapes_ovd.py work_dirs/tiny_shapes_ovd/iter_80.pth
+#   python tools/test.py configs/dpad/tiny_shapes_ovd.py work_dirs/tiny_shapes_ovd/iter_30.pth
 # docs/results_tasks.md has its results.
 _base_ = './tiny_shapes.py'
 # What people change most.
-max_iters = 80
+max_iters = 30
 lr = 3e-4
 
 model = dict(
