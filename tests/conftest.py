@@ -211,6 +211,20 @@ def tiny_sft_config(shapes_data, tmp_path) -> Config:
     return cut_down('tiny_shapes_sft', shapes_data, tmp_path)
 
 
+@pytest.fixture
+def tiny_task_config(shapes_data, tmp_path):
+    """configs/dpad/tiny_shapes_TASK.py on that data, cut down to two iterations, by task."""
+    def make(task: str) -> Config:
+        config = cut_down(f'tiny_shapes_{task}', shapes_data, tmp_path)
+        if task == 'ovd':
+            for split in ('train', 'test'):
+                config[f'{split}_dataloader'].dataset.source.data_root = str(shapes_data)
+            config.test_evaluator[1].ann_file = str(shapes_data / 'annotations/instances_test.json')
+        return config
+
+    return make
+
+
 def cut_down(name: str, shapes_data: Path, tmp_path: Path) -> Config:
     """A config of the toy model without validation, which has tests of its own."""
     config = Config.fromfile(ROOT / f'configs/dpad/{name}.py')

@@ -24,7 +24,7 @@ SHAPES_PROMPT_WITHOUT_CAPTION = 'which "{question}"'
 SCENE_SIZES = ((160, 120), (128, 128), (120, 160))
 """Widths and heights of scenes in pixels (the original frame)."""
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Version of what scenes look like, ask and write to files. Data written by an earlier version is
 generated again."""
 
@@ -253,7 +253,7 @@ def list_questions(objects, width: int, height: int) -> list[Question]:
                       f'the {color} {shape}', 'attribute')
     ask_where(lambda o: o.size == 'big', 'the biggest object', 'superlative')
     ask_where(lambda o: o.size == 'small', 'the smallest object', 'superlative')
-    for side, target in _extremes(objects, range(len(objects)), width, height):
+    for side, target in find_extremes(objects, range(len(objects)), width, height):
         found.append(Question(f'the object nearest to the {side}', 'position', target))
         found.append(Question(f'which object is closest to the {side} of the picture?',
                               'position', target, True))
@@ -272,12 +272,13 @@ def list_close_questions(objects, width: int, height: int) -> list[Question]:
     for name, members in groups:
         if 1 < len(members) < len(objects):
             found += [Question(f'the {name} nearest to the {side}', 'relation', target)
-                      for side, target in _extremes(objects, members, width, height)]
+                      for side, target in find_extremes(objects, members, width, height)]
     return found
 
 
-def _extremes(objects, members, width: int, height: int) -> list[tuple[str, int]]:
-    """Find the sides of the image to which one of the members (indices) is clearly nearest."""
+def find_extremes(objects, members, width: int, height: int) -> list[tuple[str, int]]:
+    """Find the sides of the image to which one of the members (indices) is clearly nearest: pairs
+    of a side and a member."""
     found = []
     for axis, extent, low, high in ((0, width, 'left', 'right'), (1, height, 'top', 'bottom')):
         centers = np.array([objects[i].center[axis] for i in members])

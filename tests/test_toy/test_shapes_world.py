@@ -236,8 +236,8 @@ def convert(monkeypatch, capsys):
 def test_the_converter_writes_what_the_reader_reads(tmp_path, convert):
     out = tmp_path / 'world'
     assert convert(out, '--train', '2', '--val', '3', '--test', '0')[0] == 0
-    assert sorted(path.name for path in out.iterdir()) == ['shapes_world.json', 'test', 'train',
-                                                           'val']
+    assert sorted(path.name for path in out.iterdir()) == ['annotations', 'shapes_world.json',
+                                                           'test', 'train', 'val']
     assert len(list((out / 'train').iterdir())) == 4 and not list((out / 'test').iterdir())
     for i in range(3):
         scene = make_scene('val', i)

@@ -40,10 +40,12 @@ METRICS = ('samples', 'rewards', 'specific')
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm of the study; ``about`` is its config's ``arm``."""
+    """An arm of the study; ``about`` is its config's ``arm``, ``options`` change the config in a
+    training."""
 
     config: Path
     about: dict[str, Any]
+    options: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, config: Path) -> Arm:
@@ -100,7 +102,7 @@ class Run:
         if not done.exists():
             resume = ['--resume'] if any(folder.glob('iter_*.pth')) else []
             self._call('tools/train.py', str(self.arm.config), '--work-dir', str(folder), *resume,
-                       '--cfg-options', f'randomness.seed={self.seed}')
+                       '--cfg-options', f'randomness.seed={self.seed}', *self.arm.options)
             done.write_text(Path((folder / 'last_checkpoint').read_text()).name)
         return str(folder / done.read_text())
 

@@ -5,6 +5,9 @@
 
 Creates OUT_DIR/train, val and test with an image (.jpg) and an annotation (.json) for each scene.
 Annotations in train also contain ideal reasoning and an ideal caption, for supervised training.
+OUT_DIR/annotations has the same scenes for two further tasks (`mmdpad/toy/shapes_tasks.py`):
+instances_SPLIT.json, all objects in COCO's form, and questions_SPLIT.jsonl, questions with answers
+in words for AnswerLinesDataset, two about each scene.
 Run it as often as you like: with the same arguments it changes nothing, with others it replaces the
 data. It never touches a folder that it did not create. OUT_DIR appears only once it is complete.
 """
@@ -20,9 +23,19 @@ from pathlib import Path
 
 import cv2
 
-from mmdpad.toy.shapes_world import MIXTURES, SPLITS, WORLD_VERSION, WORLDS, Scene, make_scene
+from mmdpad.toy.shapes_tasks import AnsweredQuestion, answered_questions_of, outer_box
+from mmdpad.toy.shapes_world import (
+    MIXTURES,
+    SHAPES,
+    SPLITS,
+    WORLD_VERSION,
+    WORLDS,
+    Scene,
+    make_scene,
+)
 
 MARKER = 'shapes_world.json'
+ANNOTATIONS = 'annotations'
 JPEG_QUALITY = 95
 
 
@@ -57,6 +70,29 @@ def write_scene(scene: Scene, folder: Path, name: str, answered: bool) -> None:
         raise OSError(f'{image_path} cannot be written')
     text = json.dumps(annotation_of(scene, image_path.name, answered))
     (folder / f'{name}.json').write_text(text + '\n', encoding='utf-8')
+
+
+def add_instances(coco: dict[str, list], scene: Scene, file_name: str) -> None:
+    """Add a scene to the `images` and its objects to the `annotations` of a COCO file; categories
+    are shapes, in the order of `SHAPES`, from 1."""
+    height, width = scene.image.shape[:2]
+    image = len(coco['images'])
+    coco['images'].append(dict(id=image, file_name=file_name, width=width, height=height))
+    for item in scene.objects:
+        x1, y1, x2, y2 = outer_box(item)
+        box = [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
+        coco['annotations'].append(dict(
+            id=len(coco['annotations']) + 1, image_id=image,
+            category_id=SHAPES.index(item.shape) + 1, bbox=box, area=round(box[2] * box[3], 2),
+            segmentation=[(item.polygon + 0.5).round(2).ravel().tolist()], iscrowd=0))
+
+
+def line_of(scene: Scene, question: AnsweredQuestion, number: int, image_name: str) -> dict:
+    """A question as a line of `AnswerLinesDataset`."""
+    boxes = {shown: [list(outer_box(item)) for i, item in enumerate(scene.objects)
+                     if (i in question.evidence) == shown] for shown in (True, False)}
+    return dict(id=number, image=image_name, texts=[question.text], answers=[question.answer],
+                evidence=boxes[True], other_boxes=boxes[False], question_type=question.kind)
 
 
 def convert(out_dir: Path, counts: dict[str, int], seed: int = 0, world: str = 'plain') -> bool:
@@ -98,11 +134,23 @@ def convert(out_dir: Path, counts: dict[str, int], seed: int = 0, world: str = '
 
 
 def _write_splits(folder: Path, counts: dict[str, int], seed: int, world: str) -> None:
+    (folder / ANNOTATIONS).mkdir(parents=True)
     for split, count in counts.items():
-        (folder / split).mkdir(parents=True)
+        (folder / split).mkdir()
+        coco: dict[str, list] = dict(images=[], annotations=[], categories=[
+            dict(id=number, name=shape) for number, shape in enumerate(SHAPES, start=1)])
+        lines: list[dict] = []
         for index in range(count):
             scene = make_scene(split, index, seed, world)
-            write_scene(scene, folder / split, f'{split}_{index:05d}', split == 'train')
+            name = f'{split}_{index:05d}'
+            write_scene(scene, folder / split, name, split == 'train')
+            add_instances(coco, scene, f'{split}/{name}.jpg')
+            for question in answered_questions_of(scene, split, index, seed):
+                lines.append(line_of(scene, question, len(lines), f'{split}/{name}.jpg'))
+        texts = {f'instances_{split}.json': json.dumps(coco) + '\n',
+                 f'questions_{split}.jsonl': ''.join(json.dumps(line) + '\n' for line in lines)}
+        for name, text in texts.items():
+            (folder / ANNOTATIONS / name).write_text(text, encoding='utf-8')
 
 
 def _read_recipe(out_dir: Path) -> dict | None:

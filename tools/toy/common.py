@@ -14,6 +14,12 @@ import torch
 from mmdpad.datasets.labelme_shapes import Polygon
 from mmdpad.datasets.reason_seg_annotation import draw_masks
 from mmdpad.datasets.transforms import ModelImageResize, TargetsFromMask
+from mmdpad.toy.shapes_tasks import (
+    SHAPES_ANSWER_TEMPLATE,
+    SHAPES_DETECTION_TEMPLATE,
+    list_answered_questions,
+    name_objects,
+)
 from mmdpad.toy.shapes_world import (
     COLORS,
     FUNCTIONS,
@@ -68,8 +74,25 @@ def world_words() -> list[str]:
         texts += [scene.question.text, scene.reasoning('list'), scene.reasoning('focus')]
         texts += [text for group in scene.captions().values() for text in group]
     for text in texts:
-        words.update(''.join(c if c.isalpha() else ' ' for c in text).split())
+        words.update(_words_in(text))
     return sorted(words)
+
+
+def task_words() -> list[str]:
+    """List every word of prompts and answers of the further tasks (`shapes_tasks`), sorted."""
+    rng = np.random.default_rng(0)
+    words = {word for template in (SHAPES_DETECTION_TEMPLATE, SHAPES_ANSWER_TEMPLATE)
+             for word in _words_in(template.format(question=''))}
+    for _ in range(300):
+        scene = draw_scene(rng)
+        height, width = scene.image.shape[:2]
+        for question in list_answered_questions(scene.objects, width, height):
+            words.update(_words_in(f'{question.text} {question.answer}'))
+    return sorted(words.union(_words_in(name_objects(()))))
+
+
+def _words_in(text: str) -> list[str]:
+    return ''.join(c if c.isalpha() else ' ' for c in text).split()
 
 
 def object_mask(polygon: np.ndarray, height: int, width: int) -> np.ndarray:

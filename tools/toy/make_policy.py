@@ -46,7 +46,7 @@ from policy_data import QUESTIONS, Batches, RowMaker
 from policy_eval import evaluate
 from policy_files import LARGEST_NUMBER, MERGE, PATCH, make_config, make_processor
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, DynamicCache, Qwen2_5_VLForConditionalGeneration
 
 from mmdpad.toy.shapes_world import COLORS, SHAPES, SHAPES_IMAGE_SIZE, SIZES
 
@@ -227,17 +227,30 @@ def save(model, processor, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
+def load_weights(model, processor, folder: Path) -> None:
+    """Load the policy in a folder; tokens that its tokenizer lacks keep their new embeddings."""
+    state = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32).state_dict()
+    places = AutoTokenizer.from_pretrained(folder).get_vocab()
+    tokens = processor.tokenizer.get_vocab()
+    assert places.keys() <= tokens.keys()
+    for name in ('model.language_model.embed_tokens.weight', 'lm_head.weight'):
+        embeddings = model.state_dict()[name].clone()
+        embeddings[[tokens[token] for token in places]] = state[name][list(places.values())]
+        state[name] = embeddings
+    model.load_state_dict(state)
+
+
 def train(folder: Path, seed: int, steps: int, init: Path | None = None, rate: float = 1.0,
-          **style) -> Progress:
-    """Train a policy (a new one, or that in `init`) on answers in a style (arguments of
-    `RowMaker`); save it every `SAVE_EVERY` steps and at the end. `rate` scales the learning rates;
-    below 1 the policy should change little, so there is no helper head, and list-all questions come
-    only in the first batch."""
-    processor = make_processor()
+          processor=None, **style) -> Progress:
+    """Train a policy (a new one, or that in `init`) on answers in a style (arguments of `Batches`
+    and `RowMaker`); save it every `SAVE_EVERY` steps and at the end. `rate` scales the learning
+    rates; below 1 the policy should change little, so there is no helper head, and list-all
+    questions come only in the first batch. `processor` is the default one unless given."""
+    processor = processor or make_processor()
     model = make_model(processor)
     if init is not None:
-        model.load_state_dict(Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            init, dtype=torch.float32).state_dict())
+        load_weights(model, processor, init)
     helper = HelperHead(model, processor)
     helper_weight, fade = (HELPER_WEIGHT, FADE) if rate == 1 else (0.0, 0.0)
     optimizers = make_optimizers(model, helper)

@@ -6,6 +6,7 @@ encoded once (`make_policy.forward`); each answer is learned exactly as if it we
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -142,8 +143,7 @@ class RowMaker:
 
 
 def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[list[int]]]:
-    """A box `LOOSE_GROWTH` times as wide and high around the same center, cut to the frame, and
-    two points anywhere in it.
+    """A box `LOOSE_GROWTH` times as wide and high, see `grow`, and two points anywhere in it.
 
     Args:
         box: [x1, y1, x2, y2] in pixels of the model image.
@@ -152,12 +152,18 @@ def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[li
     Returns:
         The box, and two points [x, y], all integers in the same frame.
     """
-    low, high = np.reshape(box, (2, 2))
-    center, half = (low + high) / 2, LOOSE_GROWTH * (high - low) / 2
-    corners = np.clip(np.rint([center - half, center + half]), 0,
-                      np.subtract(SHAPES_IMAGE_SIZE, 1)).astype(int)
+    corners = np.reshape(grow(box, LOOSE_GROWTH), (2, 2))
     points = rng.integers(corners[0], corners[1] + 1, (2, 2))
     return corners.ravel().tolist(), points.tolist()
+
+
+def grow(box: Sequence[float], growth: float) -> list[int]:
+    """A box [x1, y1, x2, y2] in pixels of the model image, `growth` times as wide and high around
+    the same center, cut to the frame; integers."""
+    low, high = np.reshape(box, (2, 2))
+    center, half = (low + high) / 2, growth * (high - low) / 2
+    return np.clip(np.rint([center - half, center + half]), 0,
+                   np.subtract(SHAPES_IMAGE_SIZE, 1)).astype(int).ravel().tolist()
 
 
 def make_grid(scene: Scene, targets) -> np.ndarray:
@@ -192,16 +198,16 @@ def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
 
 class Batches(torch.utils.data.IterableDataset):
     """Yields batches without end; the share of list-all questions falls to 0 over `fade` batches.
-    See `RowMaker` for the other arguments."""
+    `maker` makes the rows (`RowMaker`, or another class like it); it gets the other arguments."""
 
-    def __init__(self, processor, seed: int, rows: int, fade: int, **style):
+    def __init__(self, processor, seed: int, rows: int, fade: int, maker=RowMaker, **style):
         self.processor, self.seed, self.rows, self.fade = processor, seed, rows, fade
-        self.style = style
+        self.maker, self.style = maker, style
 
     def __iter__(self):
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        maker = RowMaker(self.processor, self.seed, **self.style)
+        maker = self.maker(self.processor, self.seed, **self.style)
         number = 0
         while True:
             share = max(0.0, 1 - number / self.fade)

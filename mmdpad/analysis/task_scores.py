@@ -1,0 +1,98 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""How well the scores of a run's boxes rank them, and whether they are probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmdet.datasets.api_wrappers import COCO
+
+from mmdpad.evaluation.calibration import BINS, boxes_of, find_bins, fit_platt, reliability_curve
+from mmdpad.models.scorers.log_odds import log_odds, sigmoid
+
+from .average_precision import AveragePrecision
+from .task_study import Draws, Measured, Row, scene_number
+
+SCORES = dict(none=(), likelihood=('likelihood', ), discrimination=('discrimination', ),
+              combined=('score', ), fitted=('likelihood', 'discrimination'))
+"""Name of a score -> the features that it is calibrated from. Raw, 'none' is 1 for every box, and
+'fitted' does not exist: its weights come from the validation scenes."""
+RAW = ('none', 'likelihood', 'discrimination', 'combined')
+
+
+class ScoredRun:
+    """The boxes of a run on the test scenes, with several scores.
+
+    Args:
+        rows: Of ``DetectionMetric`` on the test scenes, with the features of a ``CombinedScorer``.
+        fitted_on: The same on the validation scenes, to calibrate on.
+        file: Ground truth of the test scenes.
+        draws: Of the scenes.
+
+    Attributes:
+        scores: (name, whether calibrated) -> scores (n,) of the boxes.
+        right: (n,) bool.
+        measured: '<name>[, calibrated] <measure>' -> the number and its draws (R,); measures are
+            AP and AP50 in percent, ECE (bins of equal mass) and Brier score. A calibration keeps
+            the order of boxes unless it is fitted on two features, so AP is not repeated.
+    """
+
+    def __init__(self, rows: Sequence[Row], fitted_on: Sequence[Row], file: COCO,
+                 draws: Draws) -> None:
+        self.right, columns, places = boxes_of(rows)
+        known, known_columns, _ = boxes_of(fitted_on)
+        self.scores: dict[tuple[str, bool], np.ndarray] = {}
+        for name, features in SCORES.items():
+            if name in RAW:
+                self.scores[name, False] = (columns[features[0]] if features
+                                            else np.ones(len(self.right)))
+            if features:
+                fit = fit_platt(np.stack([log_odds(known_columns[key]) for key in features]), known)
+                logits = np.array(fit['weights']) @ np.stack(
+                    [log_odds(columns[key]) for key in features]) + fit['bias']
+                self.scores[name, True] = sigmoid(logits)
+        images = np.array([scene_number(rows[place]) for place in places])
+        self.measured: dict[str, tuple[float, np.ndarray]] = {}
+        for (name, calibrated), scores in self.scores.items():
+            title = f'{name}, calibrated' if calibrated else name
+            if not calibrated or name not in RAW:
+                found = _average_precision(rows, scores, places, file)
+                for measure, threshold in (('AP', None), ('AP50', 0)):
+                    self.measured[f'{title} {measure}'] = (
+                        float(found(draws.ones, threshold)[0]), found(draws.counts, threshold))
+            number = draws.ones.shape[1]
+            counts = np.bincount(images, minlength=number)
+            gaps = np.zeros((BINS, number))
+            np.add.at(gaps, (find_bins(scores), images), scores - self.right)
+            errors = np.bincount(images, (scores - self.right)**2, number)
+            for measure, value in (('ECE', lambda w, gaps=gaps: np.abs(w @ gaps.T).sum(1)),
+                                   ('Brier', lambda w, errors=errors: w @ errors)):
+                self.measured[f'{title} {measure}'] = (
+                    float(value(draws.ones)[0] / counts.sum()),
+                    value(draws.counts) / (draws.counts @ counts))
+
+    def curve(self, name: str, calibrated: bool) -> list[dict[str, float]]:
+        """The reliability curve of a score."""
+        return reliability_curve(self.scores[name, calibrated], self.right)
+
+
+def measure_scores(runs: Sequence[ScoredRun]) -> Measured:
+    """All measures of the runs of an arm."""
+    return {name: ([run.measured[name][0] for run in runs],
+                   [run.measured[name][1] for run in runs]) for name in runs[0].measured}
+
+
+def _average_precision(rows: Sequence[Row], scores: np.ndarray, places: np.ndarray,
+                       file: COCO) -> AveragePrecision:
+    """Of all questions about an image together."""
+    found: dict[int, dict[str, Any]] = {
+        number: dict(image_id=number, boxes=[], scores=[], categories=[])
+        for number in sorted({scene_number(row) for row in rows})}
+    for number, row in enumerate(rows):
+        entry = found[scene_number(row)]
+        entry['boxes'] += row['boxes']
+        entry['categories'] += [label + 1 for label in row['labels']]
+        entry['scores'] += scores[places == number].tolist()
+    return AveragePrecision(file, list(found.values()))
