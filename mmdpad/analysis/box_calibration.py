@@ -37,9 +37,9 @@ def fit_calibration(result: Result, method: str = 'platt',
         features: Names of features in the result; for 'isotonic' a single one.
 
     Raises:
-        ValueError: The result is of another metric, does not say which scorer it is of, lacks a feature, has no boxes
-            whose features are known, or all of these are right or all wrong; or the method or the
-            features do not fit.
+        ValueError: The result is of another metric, does not say which scorer it is of, lacks a
+            feature, has no boxes whose features are known, or all of these are right or all wrong;
+            or the method or the features do not fit.
     """
     if method not in FITS:
         raise ValueError(f'`method` should be one of {tuple(FITS)}, but got {method!r}')
