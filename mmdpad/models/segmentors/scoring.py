@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 
 from mmdpad.models.non_finite import naming_samples
 from mmdpad.models.scorers import BoxScorer, GivenAnswer, ScoredObjects
-from mmdpad.models.scorers.combined_scorer import build_scorer
+from mmdpad.models.scorers.box_scorer import build_scorer
 from mmdpad.structures import ParseFailure
 from mmdpad.tasks import Task
 

@@ -125,7 +125,7 @@ def test_answers_without_masks_are_drawn_as_their_metric_judges_them(monkeypatch
     hook.before_val(runner)
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     hook.after_val_iter(runner, 0, dict(inputs=dict(image=[image] * 3)), samples)
-    assert [note.partition(' (5')[0] for _, note in rows] == [
+    assert [note.partition('(5')[0].strip() for _, note in rows] == [
         '0 right, 1 wrong, 1 missed', 'accuracy 1.00 (right: red), evidence IoU 0.90', '']
     assert metric.seen == 1 and rows[2][0]['answer'] == 'red'
 
