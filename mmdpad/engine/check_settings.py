@@ -28,8 +28,8 @@ from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
 from mmdpad.models.rollouts.weight_transfer import WeightTransfer
 from mmdpad.models.scorers.box_scorer import BoxScorer, not_a_scorer
+from mmdpad.models.segmentors.box_scores import check_labels
 from mmdpad.models.segmentors.concept_agent import check_limits
-from mmdpad.models.segmentors.scoring import check_labels
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     evaluation_sampling,
