@@ -58,7 +58,8 @@ def _measures(rows: Sequence[Row]) -> Mapping[str, Measure]:
 
 
 def _numbers(rows: Sequence[Row]) -> dict[str, float]:
-    numbers = dict(n_short=sum(map(_is_short, rows)), n_long=sum(map(_is_long, rows)))
+    numbers: dict[str, float] = dict(n_short=sum(map(_is_short, rows)),
+                                     n_long=sum(map(_is_long, rows)))
     if any('fallback' in row for row in rows):
         fallbacks = [one for row in rows for one in row.get('fallback') or ()]
         numbers |= dict(n_objects=len(fallbacks), n_fallback=sum(fallbacks))
