@@ -127,7 +127,7 @@ def find_stuck_schedules(nodes: list[Node]) -> Iterator[str]:
     for node in nodes:
         if not node.is_kind(LinearParamScheduler):
             continue
-        given = read_defaults(node.kind) | node.entry
+        given = {**read_defaults(node.kind), **node.entry}
         steps, start = given['end'] - given['begin'], given['start_factor']
         if steps == 1 and start != 1 and not given.get('convert_to_iter_based'):
             yield (f'`{node.path}` should last at least 2 steps, since mmengine keeps '
