@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from mmdpad.evaluation.answer_summary import answer_measures
 from mmdpad.evaluation.bootstrap import RESAMPLES, SEED, percentile_interval
+from mmdpad.evaluation.detection_summary import DETECTIONS
+from mmdpad.evaluation.summary import kind_of
 from mmdpad.geometry.detections import DetectionMatcher, DetectionTruth
 from mmdpad.toy.shapes_tasks import outer_box
 from mmdpad.toy.shapes_world import SHAPES, Scene, captions_of, make_scene
@@ -88,8 +89,11 @@ def read_answers(samples: Path, rewards: Path, scenes: TestScenes) -> Answers:
                                                           for row in terms]:
         raise ValueError(f'{samples} and {rewards} should be about the same questions, but are '
                          f'not; evaluate the run again')
-    measures = detection_measures if 'labels' in rows[0] else question_measures
-    pairs = [dict(measures(row, scenes[scene_number(row)]),
+    kind = kind_of(rows)
+    measures = kind.measures(rows)
+    describe = describe_detections if kind is DETECTIONS else describe_caption
+    pairs = [dict({name: measure(row) for name, measure in measures.items()},
+                  **describe(row, scenes[scene_number(row)]),
                   discriminative=_share(term['discriminative'])) for row, term in
              zip(rows, terms, strict=True)]
     numbers = [scene_number(row) for row in rows]
@@ -104,9 +108,9 @@ def _share(value: float | None) -> Pair | None:
     return None if value is None else (100 * value, 1)
 
 
-def detection_measures(row: Row, scene: Scene) -> dict[str, Pair | None]:
-    """The measures of a row of ``DetectionMetric``: F1 and so on, and what the descriptions of
-    right boxes are, in percent of them (:data:`KINDS`; the rest describe nothing in the scene)."""
+def describe_detections(row: Row, scene: Scene) -> dict[str, Pair | None]:
+    """Of a row of ``DetectionMetric``: what the descriptions of right boxes are, in percent of them
+    (:data:`KINDS`; the rest describe nothing in the scene), and the F1 of each shape."""
     asked = [name.strip() for name in row['question'].split(',')]
     members = [i for i, item in enumerate(scene.objects) if item.shape in asked]
     match = DetectionMatcher(row['boxes'], row['labels'], DetectionTruth(
@@ -117,25 +121,18 @@ def detection_measures(row: Row, scene: Scene) -> dict[str, Pair | None]:
     for shape in SHAPES:
         right, wrong, missed = row['classes'].get(shape, (0, 0, 0))
         per_class[f'f1_{shape}'] = 200 * right, 2 * right + wrong + missed
-    return dict(
-        f1=(200 * row['right'], 2 * row['right'] + row['wrong'] + row['missed']),
-        precision=(100 * row['right'], row['right'] + row['wrong']),
-        recall=(100 * row['right'], row['right'] + row['missed']),
-        mean_iou=(100 * row['iou'], row['right']),
-        count_error=(row['count_error'], 1),
-        no_target_accuracy=(100 * row['rejected'], row['without_target']),
-        **{kind: (100 * kinds.count(kind), len(kinds)) for kind in KINDS}, **per_class)
+    return dict({kind: (100 * kinds.count(kind), len(kinds)) for kind in KINDS}, **per_class)
 
 
-def question_measures(row: Row, scene: Scene) -> dict[str, Pair | None]:
-    """The measures of a row of ``QuestionAnsweringMetric``, and what captions are (:data:`KINDS`),
-    in percent of the answers to questions whose evidence is a single object."""
+def describe_caption(row: Row, scene: Scene) -> dict[str, Pair | None]:
+    """Of a row of ``QuestionAnsweringMetric``: what its caption is (:data:`KINDS`), in percent of
+    the answers to questions whose evidence is a single object."""
     wanted = [i for i, item in enumerate(scene.objects)
               if list(outer_box(item)) in [list(box) for box in row['evidence']]]
-    found = {name: measure(row) for name, measure in answer_measures([]).items()}
-    kind = find_kind(row['caption'], scene, wanted[0]) if len(wanted) == 1 else None
-    return dict(found, **{name: (100 * (kind == name), 1) if len(wanted) == 1 else None
-                          for name in KINDS})
+    if len(wanted) != 1:
+        return dict.fromkeys(KINDS)
+    kind = find_kind(row['caption'], scene, wanted[0])
+    return {name: (100 * (kind == name), 1) for name in KINDS}
 
 
 def find_kind(text: str | None, scene: Scene, index: int) -> str | None:
@@ -181,7 +178,6 @@ class Estimate:
         (low, high), = percentile_interval(np.mean(drawn, axis=0)[:, None])
         return cls(float(np.mean(observed)), float(low), float(high),
                    [float(value) for value in observed])
-
 
 
 Measured = dict[str, tuple[list[float], list[np.ndarray]]]
