@@ -35,7 +35,9 @@ WRITTEN = "document.querySelector('#model_0 .reasoning textarea').value"
 class MarkupInferencer:
     """A model that writes what a page must not render."""
 
-    def stream(self, image, question):
+    model = SimpleNamespace(tasks={})
+
+    def stream(self, image, question, task=None):
         yield Answer(image, response=MARKUP, reasoning=MARKUP, caption=MARKUP,
                      failure=f'bad_value: {MARKUP}', objects=[], mask=np.zeros((1, 1), bool),
                      seconds={})

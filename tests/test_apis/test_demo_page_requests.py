@@ -17,7 +17,9 @@ pytest.importorskip('gradio')
 
 
 class Inferencer:
-    def stream(self, image, question):
+    model = SimpleNamespace(tasks={})
+
+    def stream(self, image, question, task=None):
         yield Answer(image, response=f'{image.shape}', reasoning='', caption='', failure=None,
                      objects=[], mask=np.zeros(image.shape[:2], bool), seconds={})
 
