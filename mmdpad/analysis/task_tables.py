@@ -54,6 +54,9 @@ FINE = ('ECE', 'Brier', 'count error', 'no evidence')
 """Starts of the titles of numbers with three digits."""
 
 
+_WIDEST = 1100  # pixels of a picture of answers
+
+
 @dataclass
 class TaskResults:
     """What the runs of a task answered.
@@ -161,7 +164,9 @@ def draw_before_and_after(before: Sequence[Row], after: Sequence[Row], gain: str
         pair = pairs[order[(2 * part + 1) * len(order) // (2 * count)]]
         for stage, row in zip(('start', 'end'), pair, strict=True):
             pictures.append(_draw(row, stage))
-    Image.fromarray(draw_grid(pictures, columns=2)).save(path, quality=80)
+    picture = Image.fromarray(draw_grid(pictures, columns=2))
+    picture.thumbnail((_WIDEST, picture.height))
+    picture.save(path, quality=80)
 
 
 def _draw(row: Row, stage: str) -> np.ndarray:
