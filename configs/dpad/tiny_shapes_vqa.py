@@ -2,11 +2,11 @@
 # caption, which the discriminative term compares with the evidence and the image.
 #   python tools/dataset_converters/shapes_world.py data/shapes_world
 #   python tools/train.py configs/dpad/tiny_shapes_vqa.py
-#   python tools/test.py configs/dpad/tiny_shapes_vqa.py work_dirs/tiny_shapes_vqa/iter_45.pth
+#   python tools/test.py configs/dpad/tiny_shapes_vqa.py work_dirs/tiny_shapes_vqa/iter_50.pth
 # docs/results_tasks.md has its results.
 _base_ = './tiny_shapes_ovd.py'
 # What people change most.
-max_iters = 45
+max_iters = 50
 lr = 4e-4
 
 model = dict(box_scorer=None, tasks=dict(_delete_=True, question_answering=dict(
@@ -19,7 +19,7 @@ custom_hooks = [dict(type='DiscriminativeRewardHook', form='binary', **caption)]
 rewards = dict(
     thinking_format=dict(type='ThinkingFormatReward'),
     answer_format=dict(type='SegmentationFormatReward'),  # 1 for any answer that can be used
-    answer=dict(type='AnswerReward', measure='exact', weight=2.0),
+    answer=dict(type='AnswerReward', measure='exact'),
     evidence_iou=dict(type='EvidenceIoUReward'))
 train_cfg = dict(max_iters=max_iters, rewards=dict(_delete_=True, **rewards))
 

@@ -38,7 +38,7 @@ class AveragePrecision:
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ['all']
         evaluation.evaluate()
         per_class = np.array(evaluation.evalImgs, dtype=object).reshape(-1, len(images))
-        self.classes = [_Curve.of(some, np.argsort(images)) for some in per_class]
+        self.classes = [_Curve.of(list(some), np.argsort(images)) for some in per_class]
 
     def __call__(self, weights: np.ndarray, threshold: int | None = None) -> np.ndarray:
         """

@@ -40,7 +40,7 @@ class Answers:
         above, below: Measure -> numerators and denominators, float (N,).
     """
 
-    rows: list[Row]
+    rows: Sequence[Row]
     above: dict[str, np.ndarray]
     below: dict[str, np.ndarray]
 

@@ -48,6 +48,13 @@ TITLES = dict(
              generic='captions: generic', other='captions: of another object',
              reasoning_tokens='reasoning, tokens'))
 """Task -> measure -> its title, in the order of the table; in percent unless it says otherwise."""
+SCORE_TITLES = dict(none='every score 1', likelihood='likelihood', discrimination='discrimination',
+                    combined='both', fitted='both, weights fitted')
+FINE = ('ECE', 'Brier', 'count error', 'no evidence')
+"""Starts of the titles of numbers with three digits."""
+
+
+_WIDEST = 1100  # pixels of a picture of answers
 
 
 @dataclass
@@ -99,8 +106,12 @@ def format_task(results: TaskResults, task: str) -> str:
             {arm: measure_seeds(runs, draws) for arm, runs in arms.items()}, TITLES[task])]
     if results.scored:
         measured = {arm: measure_scores(runs) for arm, runs in results.scored.items()}
-        names = {name: name for name in next(iter(measured.values()))}
-        parts += [f'**Scores of boxes, {MODES[CALIBRATED]}:**', format_table(measured, names)]
+        titles = {f'{score}{suffix} {measure}': f'{measure}: {title}{suffix}'
+                  for measure in ('AP', 'AP50', 'ECE', 'Brier')
+                  for score, title in SCORE_TITLES.items() for suffix in ('', ', calibrated')}
+        known = next(iter(measured.values()))
+        parts += [f'**Scores of boxes, {MODES[CALIBRATED]}:**', format_table(
+            measured, {name: title for name, title in titles.items() if name in known})]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -113,7 +124,7 @@ def format_table(arms: Mapping[str, Measured], titles: Mapping[str, str]) -> str
             *(f'{ARMS[arm]} - {ARMS[reference]}' for arm, reference in pairs)]
     lines = [head, ['---'] * len(head)]
     for name, title in titles.items():
-        digits = 3 if title.endswith(('ECE', 'Brier', 'share', 'objects')) else 1
+        digits = 3 if title.startswith(FINE) else 1
         lines.append([title, *(show(some[name], digits) for some in numbers.values()),
                       *(show_difference(some[name], digits) for some in pairs.values())])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
@@ -153,7 +164,9 @@ def draw_before_and_after(before: Sequence[Row], after: Sequence[Row], gain: str
         pair = pairs[order[(2 * part + 1) * len(order) // (2 * count)]]
         for stage, row in zip(('start', 'end'), pair, strict=True):
             pictures.append(_draw(row, stage))
-    Image.fromarray(draw_grid(pictures, columns=2)).save(path, quality=80)
+    picture = Image.fromarray(draw_grid(pictures, columns=2))
+    picture.thumbnail((_WIDEST, picture.height))
+    picture.save(path, quality=80)
 
 
 def _draw(row: Row, stage: str) -> np.ndarray:

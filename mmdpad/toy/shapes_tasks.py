@@ -79,9 +79,9 @@ def draw_answered_question(rng: np.random.Generator,
     frequent than others of its kind."""
     for key in ('kind', 'answer'):
         values = sorted({getattr(question, key) for question in questions})
-        value = values[rng.integers(len(values))]
+        value = values[int(rng.integers(len(values)))]
         questions = [question for question in questions if getattr(question, key) == value]
-    return questions[rng.integers(len(questions))]
+    return questions[int(rng.integers(len(questions)))]
 
 
 def list_answered_questions(objects: Sequence[ShapeObject], width: int,

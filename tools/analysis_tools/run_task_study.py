@@ -99,6 +99,7 @@ def report(work_dir: Path, tasks: Sequence[str], page: Path | None) -> None:
     """Write the tables and pictures of the finished runs."""
     from mmdet.datasets.api_wrappers import COCO
 
+    from mmdpad.analysis.task_tables import ARMS as ARM_TITLES
     from mmdpad.analysis.task_tables import draw_before_and_after, format_task, read_task
     from mmdpad.utils.files import atomic_file
     from mmdpad.visualization import plot_reliability
@@ -113,7 +114,7 @@ def report(work_dir: Path, tasks: Sequence[str], page: Path | None) -> None:
         if task == 'ovd':
             (work_dir / 'reliability.png').unlink(missing_ok=True)
             scored = {arm: results.scored[arm][0] for arm in ('start', 'discriminative')}
-            plot_reliability({f'{arm}, {"calibrated" if calibrated else "raw"}':
+            plot_reliability({f'{ARM_TITLES[arm]}, {"calibrated" if calibrated else "raw"}':
                               run.curve('combined', calibrated) for arm, run in scored.items()
                               for calibrated in (False, True)}, str(work_dir / 'reliability.png'))
     text = '\n\n'.join(part.strip() for part in parts) + '\n'
