@@ -28,8 +28,8 @@ def fit_calibration(result: Result, method: str = 'platt',
     """Fit the probability that a box is right, at the IoU threshold of the result.
 
     Boxes that are neither right nor wrong (on crowds, of classes that are not exhaustively marked)
-    are left out. A box with an unknown feature has the probability (k + r) / (m + 1): k of the m
-    such boxes are right, and the share r of all boxes.
+    are left out. A box with an unknown feature, or a score of 0, which has no log odds, has the
+    probability (k + r) / (m + 1): k of the m such boxes are right, and the share r of all boxes.
 
     Args:
         result: Of :class:`DetectionMetric`, with a box scorer.
@@ -91,8 +91,8 @@ def format_calibration(calibration: Calibration) -> str:
     lines = [f'{calibration.method} of {", ".join(calibration.features)}: '
              f'{calibration.parameters if calibration.method == "platt" else ""}'.rstrip(': '),
              f'{fitted["n"]} boxes, of which {fitted["right"]} are right '
-             f'({fitted["unknown"]} with unknown features); {fitted["ignored"]} ignored ones left '
-             'out', f'{"":10}{"ECE":>8}{"(width)":>9}{"Brier":>8}']
+             f'({fitted["unknown"]} with unknown features or 0); {fitted["ignored"]} ignored ones '
+             'left out', f'{"":10}{"ECE":>8}{"(width)":>9}{"Brier":>8}']
     lines += [f'{name:10}{own["ece"]:8.4f}{own["ece_width"]:9.4f}{own["brier"]:8.4f}'
               for name, own in ((name, fitted[name]) for name in ('before', 'after'))]
     if calibration.method == 'platt' and len(calibration.features) == 1 and (

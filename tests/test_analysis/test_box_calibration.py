@@ -73,6 +73,23 @@ def test_boxes_with_unknown_features():
     assert 0.5 < fit_calibration(make_result(400)).missing < 0.9, 'that of all'
 
 
+@pytest.mark.parametrize('method', ['platt', 'isotonic'])
+def test_scores_of_0_do_not_bend_the_others(method):
+    """A box whose description CLIP cannot use has the score 0, whose log odds are -inf. The lowest
+    finite number in their place, -708, would decide the fit."""
+    whole, result = make_result(400), make_result(400)
+    for row in result.rows[:10]:
+        row['scores'] = row['features']['score'] = [0.0] * 3
+    found = fit_calibration(result, method)
+    rest = Result('rest', whole.rows[10:], whole.summary)
+    assert found.parameters['weights' if method == 'platt' else 'y'] == pytest.approx(
+        fit_calibration(rest, method).parameters['weights' if method == 'platt' else 'y'])
+    assert found.fitted_on['unknown'] == 20
+    right = [value for row in result.rows[:10] for value in row['box_right'][:2]]
+    assert found.apply(dict(score=np.zeros(1))) == pytest.approx(np.mean(right), abs=0.05)
+    assert found.fitted_on['after']['ece'] < 0.05
+
+
 @pytest.mark.parametrize('change, options, message', [
     (dict(box_scorer='none: every box has the score 1'), {}, 'an evaluation with `model.box_scor'),
     (dict(box_scorer=None), {}, "says 'nothing'"),

@@ -21,7 +21,8 @@ from mmdpad.utils import jsonable, write_atomically
 from .log_odds import TINY, log_odds, sigmoid
 
 PROBABILITIES = ('score', 'likelihood', 'discrimination')
-"""Features in [0, 1], which Platt scaling takes as log odds; it takes others as they are."""
+"""Features in [0, 1], which are taken as log odds; others as they are. The log odds of 0, such as
+of a margin that is not positive, are -inf, so it counts as unknown."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Calibration:
         method: 'platt' or 'isotonic'.
         features: The names of the features.
         parameters: ``weights`` (one for each feature) and ``bias``, or ``x`` and ``y``.
-        missing: The probability of a box of which a feature is unknown, in [0, 1].
+        missing: The probability of a box of which a feature is unknown, or a probability of 0, in
+            [0, 1].
         scorer: The options of the scorer whose features these are, see :meth:`.BoxScorer.options`.
         fitted_on: What it was fitted on: ``data`` (SHA-256 of the data set), ``images`` (a short
             hash of each image's name), ``policy`` (SHA-256 of the weights), ``n``, ``right`` and so
@@ -127,11 +129,11 @@ class Calibration:
 
 def as_inputs(features: Mapping[str, Sequence[float] | np.ndarray],
               names: Sequence[str]) -> np.ndarray:
-    """The features with these names as float64 (K, n), those in :data:`PROBABILITIES` as log odds.
-    """
+    """The features with these names as float64 (K, n), those in :data:`PROBABILITIES` as log odds,
+    NaN for 0 and where a value is unknown."""
     values = {name: np.asarray(features[name], np.float64) for name in names}
-    return np.stack([log_odds(value, TINY) if name in PROBABILITIES else value
-                     for name, value in values.items()])
+    return np.stack([np.where(value > 0, log_odds(value, TINY), np.nan)
+                     if name in PROBABILITIES else value for name, value in values.items()])
 
 
 def _platt(parameters: Mapping[str, Any], given: np.ndarray) -> np.ndarray:

@@ -24,11 +24,12 @@ def test_platt_by_hand():
     assert found == pytest.approx([0.5, 1 / (1 + math.exp(-(math.log(9) - 2 - 0.5))), 0.25])
 
 
-def test_scores_of_0_and_1_stay_finite():
+def test_scores_of_0_are_unknown_and_those_of_1_stay_finite():
+    """A score of 1e-300 is as good a score as any."""
     sharp = Calibration(**dict(PLATT, features=('score', ), parameters=dict(
         weights=[1.0], bias=0.0)))
-    low, high = sharp.apply(dict(score=np.array([0.0, 1.0])))
-    assert 0 <= low < 1e-300 and high == pytest.approx(1 - 1e-6)
+    found = sharp.apply(dict(score=np.array([0.0, 1e-300, 1.0])))
+    assert found == pytest.approx([0.25, 1e-300, 1 - 1e-6], rel=1e-9)
 
 
 def test_isotonic_is_interpolated_and_flat_beyond_its_ends():
