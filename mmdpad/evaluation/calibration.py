@@ -55,7 +55,7 @@ def reliability_curve(scores: np.ndarray, right: np.ndarray, bins: int = BINS,
 
 def expected_calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = BINS,
                                equal: str = 'mass') -> float:
-    """ECE (Naeini et al., 2015): sum_b n_b / n |mean score - share right| over the bins of
+    """ECE (Naeini et al., 2015): sum_b n_b / n abs(mean score - share right) over the bins of
     :func:`find_bins`; in [0, 1], NaN without boxes.
 
     It is biased upwards where bins have few boxes (Nixon et al., 2019, prefer equal mass).
