@@ -70,7 +70,7 @@ def test_phrases_stand_for_classes(tmp_path):
 @pytest.mark.parametrize('phrase', ['', ' _', 3, dict(name='flat mushroom')])
 def test_phrases_that_are_no_texts(tmp_path, phrase):
     with pytest.raises(ValueError, match='`phrases` should be texts that are not empty, but got'):
-        ask(tmp_path / 'a.json', phrases=dict(CoW=phrase))
+        ask(write_export(tmp_path, CELLS), phrases=dict(CoW=phrase))
 
 
 def test_some_of_the_classes(tmp_path):
