@@ -170,7 +170,8 @@ def _why_left_out(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> st
     x, y, width, height = annotation['bbox']
     if annotation.get('ignore'):
         return 'ignored'
-    area = annotation.get('area', width * height)
+    area = annotation.get('area')
+    area = width * height if area is None else area
     if width < 1 or height < 1 or area <= 0:
         return f'box of {width:g} x {height:g} pixels, area {area:g}'
     if not overlaps((x, y, x + width, y + height), (image['height'], image['width'])):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -88,7 +89,7 @@ def find_detection_files(root: str, split: str = 'valid') -> dict[str, str]:
     """Find the data sets below a folder.
 
     Args:
-        root: A folder with one or several exports of Roboflow, at any depth.
+        root: A folder with one or several exports of Roboflow, or links to them, at any depth.
         split: Name of the folders with images and an annotation file, one of :data:`FILES`.
 
     Returns:
@@ -100,14 +101,24 @@ def find_detection_files(root: str, split: str = 'valid') -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for file in FILES:
-        for path in sorted(Path(root).glob(f'**/{split}/{file}')):
-            name = path.parents[1].relative_to(root).as_posix()
-            found.setdefault(Path(root).resolve().name if name == '.' else name,
-                             path.relative_to(root).as_posix())
+        for path in _find(root, f'**/{glob.escape(split)}/{file}'):
+            name = path.parents[1].as_posix()
+            found.setdefault(Path(root).resolve().name if name == '.' else name, path.as_posix())
     if not found:
-        others = sorted({path.parent.name for file in FILES for path in Path(root).rglob(file)})
+        others = sorted({Path(root, path).parent.name for file in FILES
+                         for path in _find(root, f'**/{file}')})
         raise FileNotFoundError(
             f'{root!r} should have folders {split!r} with {" or ".join(FILES)} in them, but has '
             f'none{f"; other folders with such files: {others}" if others else ""}; correct the '
             'path, or set `split`')
     return dict(sorted(found.items()))
+
+
+def _find(root: str, pattern: str) -> list[Path]:
+    """The files below a folder, relative to it, each once, by its shortest path. Links to folders
+    are followed, which pathlib does not do."""
+    found: dict[Path, Path] = {}
+    for path in sorted(map(Path, glob.glob(pattern, root_dir=root, recursive=True)),
+                       key=lambda path: (len(path.parts), path)):
+        found.setdefault(Path(root, path).resolve(), path)
+    return list(found.values())

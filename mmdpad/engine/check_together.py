@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import FlexibleRunner, Runner
 
+from mmdpad.evaluation import MeanDatasetsEvaluator
+from mmdpad.evaluation.mean_datasets_evaluator import MEAN
 from mmdpad.evaluation.metrics.result_file import ResultFileMetric
 from mmdpad.models import ConceptAgent, ConceptDecoder, ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.heads.attention_support import SHARED_PREFIX, attention_names
@@ -19,7 +21,7 @@ from mmdpad.models.heads.quantization import NOT_SHARDED
 from mmdpad.models.rollouts import SharedPrefixRollout
 from mmdpad.models.segmentors.concept_agent import describe_unsuitable
 from mmdpad.models.weights import first_line
-from mmdpad.registry import HOOKS, PARAM_SCHEDULERS, type_name
+from mmdpad.registry import EVALUATOR, HOOKS, PARAM_SCHEDULERS, is_kind, type_name
 from mmdpad.rewards import ListedReward, list_rewards
 from mmdpad.tasks import find_tasks
 from mmdpad.utils import renamed
@@ -153,13 +155,7 @@ def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str
                and hasattr(node.kind, 'default_prefix')]
     if not config.get('val_cfg') or not metrics or not all(map(_prefix, metrics)):
         return
-    prefixes = {_prefix(node): node.kind for node in metrics}
-    evaluator = config['val_evaluator']
-    if isinstance(evaluator, Mapping) and (parts := evaluator.get('dataset_prefixes')):
-        # mmdet's MultiDatasetsEvaluator, with a metric for each data set
-        prefixes |= {f'{part}/{_prefix(node)}': node.kind
-                     for number, part in enumerate(parts) for node in metrics
-                     if node.path.split('.')[2:3] == [str(number)]}
+    prefixes = _prefixes(config['val_evaluator'], metrics)
     for path, name, rule in _named_metrics(nodes):
         prefix, _, own = name.rpartition('/')
         if prefix not in prefixes:
@@ -176,6 +172,24 @@ def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str
               and prefixes[prefix].kind.less_is_better(own)):
             yield (f"`rule` beside `{path}` should be 'less' for {name!r}, of which less is "
                    f"better, but got 'greater'; set it")
+
+
+def _prefixes(evaluator: Any, metrics: Sequence[Node]) -> dict[str, Any]:
+    """Prefix of the names that an evaluator gives -> class of the metric."""
+    parts = evaluator.get('dataset_prefixes') if isinstance(evaluator, Mapping) else None
+    if not parts:
+        return {_prefix(node): node.kind for node in metrics}
+    means = is_kind(evaluator, MeanDatasetsEvaluator, EVALUATOR)
+    prefixes = {}
+    for node in metrics:  # at val_evaluator.metrics.PART or val_evaluator.metrics.PART.NUMBER
+        own, (place, ) = _prefix(node), node.path.split('.')[2:3] or ['0']
+        if int(place) >= len(parts):  # over all data sets
+            prefixes[own] = node.kind
+            continue
+        prefixes[f'{parts[int(place)]}/{own}'] = node.kind
+        if means:
+            prefixes[f'{MEAN}/{own}'] = node.kind
+    return prefixes
 
 
 def _named_metrics(nodes: list[Node]) -> Iterator[tuple[str, str, Any]]:

@@ -117,20 +117,20 @@ def find_newest_result(folder: str) -> Path:
     """The newest summary below a folder.
 
     Raises:
-        ValueError: There is none, or beside it are results of other metrics, as of a test of
-            several tasks.
+        ValueError: There is none, or beside it are results of other metrics or data sets, as of a
+            test of several.
     """
     found = find_summaries(folder)
     if not found:
         raise ValueError(f'{folder!r} should hold a result of {METRICS} (NAME.json beside '
                          f'NAME.jsonl), but holds none')
     newest = list(found)[-1]
-    kinds = {kind.metric: path.name for path, summary in found.items()
-             if path.parent == newest.parent and (kind := kind_of_summary(summary))}
-    if len(kinds) > 1:
-        raise ValueError(f'{folder!r} should hold results of one metric, but the newest ones in '
-                         f'{newest.parent} are '
-                         f'{", ".join(kinds.values())}; name one of these files')
+    several = {(kind, summary.get('dataset')): path.name for path, summary in found.items()
+               if path.parent == newest.parent and (kind := kind_of_summary(summary))}
+    if len(several) > 1:
+        raise ValueError(f'{folder!r} should hold results of one metric about one data set, but '
+                         f'the newest ones in {newest.parent} are '
+                         f'{", ".join(several.values())}; name one of these files')
     return newest
 
 

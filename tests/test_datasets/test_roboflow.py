@@ -47,6 +47,15 @@ def test_categories_of_the_same_name_are_one_class(tmp_path):
         [1, 1], [0]]
 
 
+def test_a_class_with_its_own_name_as_supercategory_is_one(tmp_path):
+    """As 'person' of COCO, and a class of a project of its name; no annotation has either."""
+    path = write_export(tmp_path, BOATS)
+    change(path, lambda content: content['categories'].extend([
+        dict(id=7, name='person', supercategory='person'),
+        dict(id=8, name='boats', supercategory='boats')]))
+    assert ask(path).metainfo['classes'] == ('boats', 'dock', 'boat', 'person')
+
+
 def test_phrases_stand_for_classes(tmp_path):
     path = write_export(tmp_path, CELLS)
     first, _ = ask(path, phrases=dict(CoW='flat mushroom'))
@@ -56,6 +65,12 @@ def test_phrases_stand_for_classes(tmp_path):
         ask(path, phrases=dict(cow='flat mushroom'))
     with pytest.raises(DatasetError, match="'cell' = 'Cell'; rename them"):
         ask(path, phrases=dict(CoW='Cell'))
+
+
+@pytest.mark.parametrize('phrase', ['', ' _', 3, dict(name='flat mushroom')])
+def test_phrases_that_are_no_texts(tmp_path, phrase):
+    with pytest.raises(ValueError, match='`phrases` should be texts that are not empty, but got'):
+        ask(write_export(tmp_path, CELLS), phrases=dict(CoW=phrase))
 
 
 def test_some_of_the_classes(tmp_path):
@@ -70,6 +85,32 @@ def test_an_annotation_without_area_has_that_of_its_box(tmp_path):
     path = write_export(tmp_path, BOATS)
     change(path, lambda content: [one.pop('area') for one in content['annotations']])
     assert ask(path)[0]['num_targets'] == 2
+    change(path, lambda content: [one.update(area=None) for one in content['annotations']])
+    assert ask(path)[0]['num_targets'] == 2
+
+
+@pytest.mark.parametrize('name, entry, message', [
+    ('images', None, r'`images\[0\]` of .* should be a dict, but got None'),
+    ('images', dict(id=None), r'`id` of .*images\[0\] should be a number or a text, but got None'),
+    ('images', dict(height='20'), '`height` of .* should be a number of pixels'),
+    ('images', dict(width=0), '`width` of .* should be a number of pixels'),
+    ('images', dict(file_name=None), '`file_name` of .* should be a text'),
+    ('images', dict(id=1), 'has the id of images 1 2 times'),
+    ('annotations', 'x', r'`annotations\[0\]` of .* should be a dict'),
+    ('annotations', dict(id=1), 'has the id of annotations 1 2 times'),
+    ('annotations', dict(category_id=[2]), '`category_id` of .* a number or a text'),
+    ('annotations', dict(area='7'), '`area` of .* a number, or missing'),
+    ('categories', dict(id=[0]), '`id` of .* a number or a text'),
+    ('categories', dict(name=' '), '`name` of .* a text')])
+def test_malformed_entries_are_named(tmp_path, name, entry, message):
+    path = write_export(tmp_path, BOATS)
+
+    def edit(content):
+        content[name][0] = content[name][0] | entry if isinstance(entry, dict) else entry
+
+    change(path, edit)
+    with pytest.raises(DatasetError, match=message):
+        ask(path)
 
 
 @pytest.mark.parametrize('key, value, message', [
@@ -98,6 +139,15 @@ def test_folders_are_found(tmp_path):
         find_detection_files(str(tmp_path), 'test')
     with pytest.raises(FileNotFoundError, match='has none; correct the path'):
         find_detection_files(str(tmp_path / 'nowhere'))
+
+
+def test_links_to_data_sets_are_found(tmp_path):
+    write_export(tmp_path / 'disk/cells', CELLS, 'val [2]')
+    write_export(tmp_path / 'mine/boats', BOATS, 'val [2]')
+    (tmp_path / 'mine/linked').symlink_to(tmp_path / 'disk', target_is_directory=True)
+    (tmp_path / 'mine/a loop').symlink_to(tmp_path / 'mine', target_is_directory=True)
+    assert list(find_detection_files(str(tmp_path / 'mine'), 'val [2]')) == [
+        'boats', 'linked/cells']
 
 
 def test_config_of_folders(tmp_path):

@@ -127,6 +127,24 @@ def test_the_names_of_every_kind_of_result_are_known():
         "'a/detection/count_error', of which less is better, but got 'greater'"]
 
 
+@pytest.mark.parametrize('kind, refused', [
+    ('MeanDatasetsEvaluator', ['detection/f1']),
+    ('MultiDatasetsEvaluator', ['detection/f1', 'mean/coco/bbox_mAP'])])
+def test_means_and_metrics_over_all_data_sets_have_names(kind, refused):
+    best = ['detection/f1', 'a/detection/f1', 'b/coco/bbox_mAP', 'mean/coco/bbox_mAP', 'vqa/n']
+    metrics = [Node(f'val_evaluator.metrics.{place}', dict(type=name), METRICS, None)
+               for place, name in (('0.0', 'DetectionMetric'), ('0.1', 'CocoMetric'),
+                                   ('1.0', 'DetectionMetric'), ('1.1', 'CocoMetric'),
+                                   ('2', 'QuestionAnsweringMetric'))]
+    checkpoint = dict(type='CheckpointHook', rule='greater', save_best=best)
+    config = dict(val_cfg=dict(type='ValLoop'),
+                  val_evaluator=dict(type=kind, dataset_prefixes=['a', 'b']))
+    found = list(_check_metrics(config, [
+        *metrics, Node('default_hooks.checkpoint', checkpoint, HOOKS, None)]))
+    assert [problem.partition('but got ')[2].partition(';')[0] for problem in found] == [
+        repr(name) for name in refused]
+
+
 @pytest.mark.parametrize('key, entry, told', [
     ('custom_hooks', [dict(type='EarlyStoppingHook', monitor='reasonseg/giuo', rule='greater')],
      "`custom_hooks.0.monitor` should be a metric of ReasonSegMetric, but got 'reasonseg/giuo'; "

@@ -23,8 +23,9 @@ def row(right, wrong, missed, image=0, question='cup', failure=None, **more):
         boxes=[[0, 0, 9, 9]] * (right + wrong), labels=[0] * (right + wrong),
         label_names=['cup'] * (right + wrong), scores=[1.0] * (right + wrong),
         descriptions=['a <b>cup</b>'] * (right + wrong),
-        box_right=[True] * right + [False] * wrong, target_boxes=[[0, 0, 9, 9]] * (right + missed),
-        target_names=['cup'] * (right + missed), classes={'cup': [right, wrong, missed]}, **more)
+        box_right=[True] * right + [False] * wrong, features={},
+        target_boxes=[[0, 0, 9, 9]] * (right + missed), target_names=['cup'] * (right + missed),
+        classes={'cup': [right, wrong, missed]}, **more)
 
 
 def make_result(name, counts):

@@ -1,5 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Several metrics for each data set, and their means, on exports of Roboflow."""
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from mmdpad.datasets.detection_folders import detection_folders
 from mmdpad.engine.runner.dataset_order import InDatasetOrder, RecordedBatches
 from mmdpad.evaluation import MeanDatasetsEvaluator
 from mmdpad.evaluation.mean_datasets_evaluator import mean_values
-from mmdpad.evaluation.results import describe_results
+from mmdpad.evaluation.metrics import result_file
+from mmdpad.evaluation.results import describe_results, read_result
 from mmdpad.registry import DATASETS, EVALUATOR, METRICS
 from mmdpad.structures import ReasoningOutput
 
@@ -77,6 +80,32 @@ def test_results_name_their_data_set(folders, tmp_path):
     found = describe_results({}, folders[1], str(tmp_path / 'out.json'))
     assert list(found['results']) == ['boats/detection', 'cells/detection']
     assert found['results']['cells/detection']['classes'].keys() == {'cell', 'CoW'}
+    assert [one['dataset'] for one in found['results'].values()] == ['boats', 'cells']
+
+
+def test_files_name_their_data_set(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(result_file, '_default_out_file',
+                        lambda name: str(tmp_path / 'run' / f'{name}.jsonl'))
+    evaluate(folders, (1, ))
+    assert sorted(path.name for path in (tmp_path / 'run').glob('*.json')) == [
+        'boats_detection.json', 'cells_detection.json']
+    assert read_result(str(tmp_path / 'run/cells_detection.json')).summary['dataset'] == 'cells'
+    with pytest.raises(ValueError, match='about one data set, but .*boats_detection.json.*name'):
+        read_result(str(tmp_path / 'run'))
+
+
+def test_an_annotation_without_iscrowd_is_no_crowd(tmp_path):
+    path = write_export(tmp_path, CELLS)
+    content = json.loads(path.read_text())
+    for annotation in content['annotations']:
+        del annotation['iscrowd'], annotation['area']
+    path.write_text(json.dumps(content))
+    metric = METRICS.build(dict(type='CocoMetric', ann_file=str(path)))
+    metric.dataset_meta = dict(classes=('cell', 'CoW'))
+    metric.process(None, [answer(dict(
+        img_id=1, img_path='b.jpg', question='cell', classes=('cell', ), class_labels=(0, ),
+        instances=[dict(bbox=[5, 5, 15, 15], bbox_label=0, ignore_flag=0)]), (0, ))])
+    assert metric.evaluate(1)['coco/bbox_mAP'] == 1
 
 
 def test_what_has_a_mean():

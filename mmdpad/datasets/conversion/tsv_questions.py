@@ -66,6 +66,9 @@ def convert_tsv(path: str, destination: Path, evidence: str | None = None,
         for where, row in read_tsv(path, (*NEEDED, *([evidence] if evidence else []))):
             with collecting(problems):
                 index, image = row['index'].strip(), row['image'].strip()
+                if image.startswith('['):
+                    raise DatasetError(f'`image` of {where} is a list of images; {SEVERAL_IMAGES}',
+                                       'several images')
                 if len(image) > _REFERENCE:
                     content, shape = _read_image(image, where)
                     found[index] = images.add(content, index), shape
@@ -148,16 +151,17 @@ def _make_line(row: Mapping[str, str], where: str, evidence: str,
         id=int(row['index']) if row['index'].isdecimal() else row['index'],
         texts=[' '.join(filter(None, (row.get('hint'), row['question'])))],
         answers=[row['answer']])
-    options = _options(row)
+    options = _options(row, where)
     if options:
-        right = [number for number, (letter, text) in enumerate(options.items())
-                 if row['answer'].strip() in (letter, text)][:1]
-        if not right:
+        # A text may be the letter of another choice; a letter counts first, and the line has both.
+        choices, answer = list(options.values()), row['answer'].strip()
+        names = [*options] if answer in options else choices
+        if answer not in names:
             raise wrong_field(where, 'answer', f'one of the choices {", ".join(options)}',
                               row['answer'])
-        line['choices'] = list(options.values())
-        # With its text, since a text may be the letter of another choice.
-        line['answers'] = [f'({ascii_uppercase[right[0]]}) {line["choices"][right[0]]}']
+        right = names.index(answer)
+        line['choices'] = choices
+        line['answers'] = [f'({ascii_uppercase[right]}) {choices[right]}']
     if boxes := row.get(evidence):
         line['evidence'] = _read_boxes(boxes, evidence, where)
     if kind := row.get(question_type or ''):
@@ -165,14 +169,19 @@ def _make_line(row: Mapping[str, str], where: str, evidence: str,
     return line
 
 
-def _options(row: Mapping[str, str]) -> dict[str, str]:
+def _options(row: Mapping[str, str], where: str) -> dict[str, str]:
     """Letter -> text of each choice."""
     found = {letter: row[letter].strip() for letter in ascii_uppercase
              if (row.get(letter) or '').strip()}
-    if found:
+    listed = row.get(OPTIONS) or ''
+    if found or not listed.strip():
         return found
-    listed = (_OPTION.fullmatch(line.strip()) for line in (row.get(OPTIONS) or '').splitlines())
-    return {option[1]: option[2].strip() for option in listed if option}
+    for line in filter(str.strip, listed.splitlines()):
+        option = _OPTION.fullmatch(line.strip())
+        if option is None or option[1] not in ascii_uppercase[len(found):][:1]:
+            raise wrong_field(where, OPTIONS, 'lines "A. ...", "B. ..." and so on', listed)
+        found[option[1]] = option[2].strip()
+    return found
 
 
 def _read_boxes(text: str, name: str, where: str) -> list:
@@ -188,9 +197,6 @@ def _read_boxes(text: str, name: str, where: str) -> list:
 
 def _read_image(text: str, where: str) -> tuple[bytes, tuple[int, int]]:
     """The content of an image file in base64, and its (height, width)."""
-    if text[0] == '[':
-        raise DatasetError(f'`image` of {where} has several images; {SEVERAL_IMAGES}',
-                           'several images')
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

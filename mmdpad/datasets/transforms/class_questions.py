@@ -69,8 +69,8 @@ class QuestionFromClasses(QuestionFromInstances):
         seed: Of the draw, together with the image's id.
 
     Raises:
-        ValueError: An argument is out of range, or the template does not have exactly one of the
-            two fields.
+        ValueError: An argument is out of range, the template does not have exactly one of the two
+            fields, or a phrase is no text.
     """
 
     asks_classes = True
@@ -93,6 +93,11 @@ class QuestionFromClasses(QuestionFromInstances):
             raise ValueError(f'`draw` should be one of {DRAWS}, but got {draw!r}')
         if max_classes is not None and max_classes < 1:
             raise ValueError(f'`max_classes` should be 1 or more, or None, but got {max_classes}')
+        wrong = {name: phrase for name, phrase in (phrases or {}).items()
+                 if not isinstance(phrase, str) or not normalize_label(phrase)}
+        if wrong:
+            raise ValueError(f'`phrases` should be texts that are not empty, but got {wrong}; '
+                             'write one, or leave the class out')
         self.template = template
         self.negatives = negatives
         self.draw = draw

@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdpad.datasets.samplers import LengthSortedSampler
+from mmdpad.evaluation.metrics.result_file import ResultFileMetric
 
 NO_RESULT = ()
 """The result of a metric for a sample of another data set. (mmengine drops None as it collects
@@ -101,8 +102,8 @@ class InDatasetOrder(Evaluator):
         self._items: dict[int, list[int] | None] = {}  # of the results, by metric id
 
     def _hand_over_parts(self, names: Sequence[str]) -> None:
-        """Check that there is a metric for each data set, and give each its metainfo. mmdet does so
-        only after the last batch."""
+        """Check that there is a metric for each data set, and give each its metainfo, which mmdet
+        does only after the last batch, and the name of its data set."""
         meta = self.dataset_meta
         parts = meta if isinstance(meta, Sequence) else [meta or {}] * len(names)
         sizes = parts[0].get('cumulative_sizes')
@@ -120,6 +121,8 @@ class InDatasetOrder(Evaluator):
         self._owners = [different.index(name) for name in names]
         for metric, owner in zip(self.metrics, self._owners, strict=False):
             metric.dataset_meta = parts[owner]
+            if isinstance(metric, ResultFileMetric):
+                metric.dataset = different[owner]
 
     @property
     def metrics(self) -> list[BaseMetric]:

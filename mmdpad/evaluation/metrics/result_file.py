@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os.path as osp
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -22,10 +23,13 @@ class ResultFileMetric(BaseMetric):
 
     Args:
         protocol: Options on which the numbers depend.
-        out_file: Where the JSON lines go; None for ``<prefix>[_iter_N].jsonl`` next to the log.
+        out_file: Where the JSON lines go; None for ``<prefix>[_iter_N].jsonl`` next to the log,
+            after the name of the data set if there are several.
         collect_device, prefix, collect_dir: As in mmengine.
 
     Attributes:
+        dataset: Name of the data set among several, which the loops of mmdpad set and the ``.json``
+            then has; otherwise None.
         kind: How the rows are summed up.
         summary: The content of the last ``.json``, with the full path as ``samples`` (None if no
             file was written); only in the process that computed it.
@@ -45,6 +49,7 @@ class ResultFileMetric(BaseMetric):
                              f'got {out_file!r}')
         self.protocol = protocol
         self.out_file = out_file
+        self.dataset: str | None = None
         self.summary: dict[str, Any] | None = None
 
     @staticmethod
@@ -77,7 +82,10 @@ class ResultFileMetric(BaseMetric):
         rows = in_order(results)
         protocol = self.describe_protocol(rows)
         summary = summarize_result(rows, protocol, published().get('provenance'))
-        out_file = self.out_file or _default_out_file(self.prefix)
+        if self.dataset is not None:
+            summary['dataset'] = self.dataset
+        out_file = self.out_file or _default_out_file('_'.join(
+            filter(None, (self.dataset, self.prefix))))
         where = out_file and write_result(out_file, rows, summary)
         note = self.note(summary)
         print_log(f'{self.prefix} protocol: {protocol}; samples: '
@@ -90,7 +98,7 @@ class ResultFileMetric(BaseMetric):
             for end, value in zip(('low', 'high'), intervals[name], strict=True)})
 
 
-def _default_out_file(prefix: str | None) -> str | None:
+def _default_out_file(name: str) -> str | None:
     """A path next to the current run's log file, with the number of trained iterations, if any."""
     files = [handler.baseFilename for handler in MMLogger.get_current_instance().handlers
              if isinstance(handler, logging.FileHandler)]
@@ -98,4 +106,5 @@ def _default_out_file(prefix: str | None) -> str | None:
         return None
     iterations = trained_iterations()
     suffix = f'_iter_{iterations}' if iterations else ''
-    return osp.join(osp.dirname(files[0]), f'{prefix}{suffix}.jsonl')
+    stem = re.sub(r'[^\w.-]+', '_', name)
+    return osp.join(osp.dirname(files[0]), f'{stem}{suffix}.jsonl')

@@ -66,7 +66,10 @@ def test_an_image_of_another_row_and_long_fields(convert):
 
 
 @pytest.mark.parametrize('change, choices, answers', [
-    (dict(A='B', B='A', answer='A'), ('B', 'A'), ('(A) B', )),  # texts that are letters
+    # Texts that are letters: 'B' is the letter of 'A', not the text of the first choice.
+    (dict(A='B', B='A', answer='A'), ('B', 'A'), ('(A) B', )),
+    (dict(A='B', B='A', answer='B'), ('B', 'A'), ('(B) A', )),
+    (dict(A='B', B='x', answer='x'), ('B', 'x'), ('(B) x', )),
     (dict(B='', D='a jug', answer='D'), ('a cup', 'a jug'), ('(B) a jug', )),  # a gap
     (dict(A='', B='', answer='cup', **{'multi-choice options': 'A. a cup\nB. cup'}),
      ('a cup', 'cup'), ('(B) cup', )),
@@ -86,6 +89,11 @@ def test_other_columns(convert):
 
 @pytest.mark.parametrize('change, kind', [
     (dict(image=f"['{FIRST['image']}', '{FIRST['image']}']"), 'several images'),
+    (dict(image="['1', '2']"), 'several images'),
+    (dict(A='', B='', **{'multi-choice options': 'a cup, a jug'}), 'wrong annotation'),
+    (dict(A='', B='', **{'multi-choice options': 'A. a cup\nor a mug\nB. a jug'}),
+     'wrong annotation'),
+    (dict(A='', B='', **{'multi-choice options': 'B. a cup\nB. a jug'}), 'wrong annotation'),
     (dict(image='5'), 'wrong annotation'), (dict(image=''), 'wrong annotation'),
     (dict(image='!' * 80), 'wrong annotation'), (dict(image='A' * 80), 'unreadable image'),
     (dict(answer='E'), 'wrong annotation'), (dict(answer=''), 'wrong annotation'),

@@ -241,8 +241,8 @@ def test_each_part_of_a_test_has_the_numbers_of_that_part_alone(tiny_config):
     assert {name[0] for name in parts} == set('abcde')
     assert all(value == pytest.approx(alone[name[2:]]) for name, value in parts.items())
     assert type(runner.test_evaluator) is MultiDatasetsEvaluator  # as it was
-    rows = [list(read_jsonl(os.path.join(runner.log_dir, f'reasonseg{end}.jsonl')))
-            for end in ('', '_2')]
+    rows = [list(read_jsonl(os.path.join(runner.log_dir, f'{part}_reasonseg.jsonl')))
+            for part in 'ab']
     assert rows[0] == rows[1] and [row['index'] for row in rows[0]] == list(range(6))
     with open(dump, 'rb') as file:
         assert [sample['sample_idx'] for sample in pickle.load(file)] == [*range(6)] * 5
