@@ -10,7 +10,7 @@ import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 
 from mmdpad.evaluation.calibration import BINS, boxes_of, find_bins, fit_platt, reliability_curve
-from mmdpad.models.scorers.log_odds import log_odds, sigmoid
+from mmdpad.utils.log_odds import log_odds, sigmoid
 
 from .average_precision import AveragePrecision
 from .task_study import Draws, Measured, Row, scene_number

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdpad.models.scorers.log_odds import sigmoid
+from mmdpad.utils.log_odds import sigmoid
 
 from .bootstrap import bootstrap_ratios, percentile_interval
 

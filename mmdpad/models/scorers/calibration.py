@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from mmdpad.utils import jsonable, write_atomically
-
-from .log_odds import TINY, log_odds, sigmoid
+from mmdpad.utils.log_odds import TINY, log_odds, sigmoid
 
 PROBABILITIES = ('score', 'likelihood', 'discrimination')
 """Features in [0, 1], which are taken as log odds; others as they are. The log odds of 0, such as

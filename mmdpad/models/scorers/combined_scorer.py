@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mmdpad.registry import MODELS
+from mmdpad.utils.log_odds import log_odds, sigmoid
 
 from .box_scorer import BoxScorer, GivenAnswer, ScoredObjects, build_scorer
-from .log_odds import log_odds, sigmoid
 
 MEANS = ('logit', 'geometric')
 

@@ -17,9 +17,9 @@ from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.prompts import Place
 from mmdpad.registry import MODELS
 from mmdpad.structures import fill
+from mmdpad.utils.log_odds import TINY
 
 from .box_scorer import BoxScorer, GivenAnswer, ScoredObjects
-from .log_odds import TINY
 
 MAX_TOKENS = 16384
 """Tokens of prompts and responses in one forward pass; a longer answer has a pass of its own."""
