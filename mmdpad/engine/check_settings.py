@@ -95,9 +95,9 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         check_task_arguments(tasks, **task_arguments(entry))
     except REFUSALS as error:
         yield describe_refusal(path, entry, error)
-    if entry.get('box_scorer') is not None and (known := find_tasks(entry)):
+    if entry.get('box_scorer') is not None and (tasks := find_tasks(entry)):
         try:
-            check_labels(known)
+            check_labels(tasks)
         except REFUSALS as error:
             yield describe_refusal(path, entry, error)
     scorer = entry.get('box_scorer')

@@ -69,11 +69,13 @@ class _EncodingLoop:
         model = unwrap(self.runner.model)
         engine = getattr(model, 'rollout_engine', None)
         scorer = getattr(model, 'box_scorer', None)
-        elsewhere = engine is not None and engine.samples_elsewhere
-        if elsewhere:
+        if engine is not None and engine.samples_elsewhere:
             model.hand_over()  # even if this process has all its answers from an earlier test
             self._stack.enter_context(engine.holding_weights())
-        if not elsewhere or scorer is not None and scorer.needs_policy:
+            needs_policy = scorer is not None and scorer.needs_policy
+        else:
+            needs_policy = True
+        if needs_policy:
             self._stack.enter_context(gathered(getattr(model, 'policy', model)))
         if not isinstance(model, ReasoningSegmentor):
             yield from dataloader
