@@ -128,6 +128,8 @@ DATA = {
     'ReferringSegDataset': dict(ann_file='a/instances.json', split_file='a/refs(unc).p',
                                 data_prefix=dict(img_path='train2014/'), split='testA'),
     'CocoDataset': dict(ann_file='annotations/x.json', data_prefix=dict(img='train2017/')),
+    'RoboflowDataset': dict(ann_file='valid/_annotations.coco.json',
+                            data_prefix=dict(img='valid/')),
     'ODVGDataset': dict(ann_file='x.jsonl', data_prefix=dict(img='a/'), return_classes=True),
     'QuestionDataset': dict(questions=dict(type='QuestionFromLabel'), source=dict(
         type='ODVGDataset', ann_file='x.jsonl', label_map_file='map.json',
