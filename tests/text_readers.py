@@ -20,7 +20,14 @@ from mmdpad.engine.runner.rollout_stats import describe_rollout
 from mmdpad.evaluation.scoring import score_sample
 from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.models import BoxDecoder, ReasoningSegmentor
-from mmdpad.prompts import FAILURE_REASONS, MAX_OBJECTS, follows_template, parse_response
+from mmdpad.prompts import (
+    FAILURE_REASONS,
+    MAX_OBJECTS,
+    follows_template,
+    locate_detections,
+    parse_detections,
+    parse_response,
+)
 from mmdpad.prompts.parser import find_reference_object
 from mmdpad.rewards import RewardComposition, distinct_n, score_response
 from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
@@ -58,6 +65,10 @@ def check_parsing(text: str) -> None:
         moved = to_model_frame(parsed, 'relative_1000', (840, 1260))
         assert type(moved) is type(parsed) and len(moved.objects) == len(parsed.objects)
         check_numbers(moved)
+    detected, places = parse_detections(text), locate_detections(text)
+    if isinstance(detected, ReasoningOutput):
+        assert [json.loads(text[slice(*place['label'])]).strip() for place in places] == [
+            item.label for item in detected.objects]
     for caption in (True, False):
         follows = follows_template(text, caption)
         if len(text) < 300:

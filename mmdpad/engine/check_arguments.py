@@ -91,7 +91,7 @@ def check_node(node: Node, wrong_arguments: Sequence[str]) -> Iterator[str]:
     build = _builder(node, kind, module)
     if build is not None and not wrong:
         try:
-            made = build(_without_files(node.entry))
+            made = build(node.entry)
         except ImportError:  # a missing package is reported elsewhere
             pass
         except (*REFUSALS, RuntimeError) as error:
@@ -131,14 +131,17 @@ def _is_annotated(node: Node) -> bool:
 
 
 def _builder(node: Node, kind: Any, module: str) -> Callable[[dict], Any] | None:
-    if inspect.isclass(kind) and (
-            issubclass(kind, (BoxScorer, PolicyLoss)) or node.registry in _LIGHT and (
-                module.startswith((_OURS, 'mmengine.'))
-                or issubclass(kind, _LIGHT_METRICS_OF_MMDET))):
-        return lambda entry: kind(**{
-            k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
+    def construct(entry: Mapping[str, Any]) -> Any:
+        return kind(**{k: v for k, v in entry.items() if k not in ('type', '_scope_', 'priority')})
+
+    if inspect.isclass(kind) and issubclass(kind, BoxScorer):
+        return construct  # its calibration belongs to its discriminator
+    if inspect.isclass(kind) and (issubclass(kind, PolicyLoss) or node.registry in _LIGHT and (
+            module.startswith((_OURS, 'mmengine.'))
+            or issubclass(kind, _LIGHT_METRICS_OF_MMDET))):
+        return lambda entry: construct(_without_files(entry))
     if node.registry is REWARDS and module.startswith(_OURS):
-        return lambda entry: build_term(Place.of(entry).term)
+        return lambda entry: build_term(Place.of(_without_files(entry)).term)
     return None
 
 
@@ -177,8 +180,6 @@ def _without_files(entry: Mapping[str, Any]) -> dict[str, Any]:
             value = dict(type='torch.nn.Identity')
         elif isinstance(value, Mapping):
             value = _without_files(value)
-        elif key == 'scorers' and isinstance(value, list | tuple):
-            value = [_without_files(part) if isinstance(part, Mapping) else part for part in value]
         if key != 'ann_file':
             made[key] = value
     return made

@@ -27,8 +27,9 @@ from mmdpad.models.heads.recomputation import check_memory_budget
 from mmdpad.models.precision import find_wrong_dtype
 from mmdpad.models.rollouts import RolloutEngine, VLLMServerRollout
 from mmdpad.models.rollouts.weight_transfer import WeightTransfer
+from mmdpad.models.scorers.box_scorer import BoxScorer, not_a_scorer
+from mmdpad.models.segmentors.box_scores import check_labels
 from mmdpad.models.segmentors.concept_agent import check_limits
-from mmdpad.models.segmentors.scoring import check_labels
 from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     evaluation_sampling,
@@ -99,6 +100,10 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             check_labels(known)
         except REFUSALS as error:
             yield describe_refusal(path, entry, error)
+    scorer = entry.get('box_scorer')
+    kind = resolve(scorer, MODELS) if isinstance(scorer, Mapping) else None
+    if inspect.isclass(kind) and not issubclass(kind, BoxScorer):
+        yield not_a_scorer(f'{path}.box_scorer', kind)
     loss = entry.get('loss')
     kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
     if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):

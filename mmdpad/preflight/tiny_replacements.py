@@ -21,7 +21,7 @@ from torch import nn
 
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
-from mmdpad.models import VLMReasoningHead
+from mmdpad.models import BoxScorer, VLMReasoningHead
 from mmdpad.models.cost.shapes import read_policy_config
 from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder, SAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
@@ -63,7 +63,11 @@ def replace_models(config: Config, folder: Path) -> Notes:
                                  f'{replace(node.entry, folder)}')
                     break
             else:
-                if node.path == 'model' and node.entry.get('backbone'):
+                if node.is_kind(BoxScorer) and node.entry.get('calibration'):
+                    notes.append(f'{node.path}.calibration: none, in place of '
+                                 f'{node.entry["calibration"]}, which belongs to other weights')
+                    node.entry['calibration'] = None
+                elif node.path == 'model' and node.entry.get('backbone'):
                     notes.append(f'model ({type_name(node.entry)}): {_shrink_detector(node.entry)}')
                 elif (node.registry in (MODELS, REWARDS)
                       and node.entry.keys() & set(FILE_ARGUMENTS)):

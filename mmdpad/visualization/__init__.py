@@ -1,6 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .answer import draw_answer, draw_grid, draw_row
 from .curves import plot_curves
-from .reliability import plot_reliability
+from .reliability_curve import plot_reliability
 
 __all__ = ['draw_answer', 'draw_grid', 'draw_row', 'plot_curves', 'plot_reliability']

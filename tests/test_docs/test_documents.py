@@ -119,7 +119,7 @@ def test_every_class_and_module_exists(page):
     text = page.read_text()
     known = DEFINED | set(re.findall(r'^class (\w+)', text, re.M))  # a tutorial's
     kinds = ('Dataset|Decoder|Discriminator|Head|Hook|Loop|Loss|Metric|Reward|Rollout|Sampler|'
-             'Segmentor|Strategy')
+             'Scorer|Segmentor|Strategy')
     for name in re.findall(rf'`(?:mmdpad\.)?([A-Z]\w*(?:{kinds}))\b', text):
         assert name in known or any(part.get(name) for part in REGISTRIES), name
     for dotted in re.findall(r'`(mmdpad(?:\.\w+)+)(?=[`(])', text):
@@ -157,7 +157,8 @@ def ours(part: registry.Registry, ending: str = '') -> list[str]:
 LISTED = {
     'method': [*ours(registry.REWARDS), *ours(registry.MODELS, 'Loss')],
     'decoders': ours(registry.MODELS, 'Decoder') + ours(registry.MODELS, 'Discriminator'),
-    'rollouts': ours(registry.ROLLOUTS), 'evaluation': ours(registry.METRICS),
+    'rollouts': ours(registry.ROLLOUTS), 'detection': ours(registry.MODELS, 'Scorer'),
+    'evaluation': ours(registry.METRICS),
     'data': ours(registry.DATASETS, 'Dataset'), 'policies': [*FAMILIES],
     'configs': [*ours(registry.HOOKS), *map(repr, TEMPLATES)]}
 assert all(LISTED.values())

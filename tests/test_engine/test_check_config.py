@@ -222,7 +222,7 @@ def test_all_values_of_other_kinds(path):
     ('custom_hooks.0.priority', 'HIGHEST_', '`custom_hooks.0.priority` should be an int in [0, '),
     *(('model', dict(tasks=dict(cups=dict(type='DetectionTask', template='find "{question}"')),
                      box_scorer=scorer), told) for scorer, told in (
-        ('likelihood', "`model.box_scorer` should be a dict with a `type`, but got 'likelihood'"),
+        ('likelihood', '`model.box_scorer` should be '),
         (dict(type='LikelyScorer'), 'did you mean LikelihoodScorer'),
         (dict(type='LikelihoodScorer', off='label'), 'did you mean `of`?'),
         (dict(type='LikelihoodScorer', of='text'), '`model.box_scorer.of` should be one of (\'lab'),
@@ -232,7 +232,7 @@ def test_all_values_of_other_kinds(path):
          '`temperature` and `alpha` should be positive'),
         (dict(type='CombinedScorer', scorers=[dict(type='LikelihoodScorer', of=1)] * 2),
          '`model.box_scorer.scorers.0.of` should be str, but got 1'),
-        (dict(type='CombinedScorer', scorers=[]), '`model.box_scorer.weights`'),
+        (dict(type='CombinedScorer', scorers=[]), '`model.box_scorer.scorers` should be at least'),
         (dict(type='BoxDecoder'), '`model.box_scorer.type` should be LikelihoodScorer or ano'))),
     ('model.box_scorer', dict(type='LikelihoodScorer'),
      '`model.box_scorer` scores labelled boxes, which no task of the model has (segmentation)'),

@@ -221,3 +221,12 @@ def test_an_engine_with_a_model_of_its_own_is_replaced(smoke_config):
     told = '\n'.join(notes)
     assert 'SharedPrefixRollout in place of VLLMRollout' in told
     assert made.model.loss.importance_cap == 2.0
+
+
+def test_a_calibration_of_other_weights_is_left_out(smoke_config):
+    config = Config.fromfile(ROOT / 'configs/dpad/qwen7b_ovd_coco.py')
+    config.model.box_scorer.calibration = 'c.json'
+    config, notes = smoke_config(config)
+    assert config.model.box_scorer == dict(type='LikelihoodScorer', calibration=None)
+    assert ('model.box_scorer.calibration: none, in place of c.json, which belongs to other weights'
+            in notes)

@@ -150,9 +150,6 @@ class ResponseCodec:
         Returns:
             The text, and the place in it of each token: its characters, complete or not, see
             :func:`.token_places.place_tokens`; None for a token that :meth:`decode` leaves out.
-
-        Raises:
-            ValueError: See :func:`.token_places.place_tokens`.
         """
         numbers = [number for number, token in enumerate(row) if token not in self._no_text]
         text, found = place_tokens(self.tokenizer, [row[number] for number in numbers])

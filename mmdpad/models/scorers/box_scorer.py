@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmdpad.prompts import Places
+from mmdpad.registry import MODELS
 from mmdpad.structures import AnsweredObject
 from mmdpad.utils import jsonable
 from mmdpad.utils.files import strip_folders
@@ -93,8 +94,12 @@ class BoxScorer(ABC):
                 'evaluate with this scorer on a validation split and run `mmdpad run '
                 'calibrate_scores`, or set the same options')
 
-    def check_policy(self, policy: Any) -> None:
-        """Raise ValueError if a policy cannot be used. Called once, at the start."""
+    def prepare(self, policy: Any) -> None:
+        """Load what is needed, so that nothing starts without it. Called once, at the start.
+
+        Raises:
+            ValueError: The policy cannot be used. Errors of a discriminator are passed on.
+        """
         return
 
     @torch.no_grad()
@@ -122,6 +127,27 @@ class BoxScorer(ABC):
     def describe(self) -> dict[str, Any]:
         """:meth:`options`, and ``calibration``: None, or its method, features and file."""
         return dict(self.options(), calibration=self.calibration and self.calibration.describe())
+
+
+def build_scorer(config: Any, path: str = 'box_scorer') -> BoxScorer:
+    """Build a scorer.
+
+    Raises:
+        ValueError: The config has no ``type``, or is of another kind of model.
+    """
+    if not isinstance(config, Mapping) or 'type' not in config:
+        raise ValueError(f'`{path}` should be a dict with the `type` of a scorer, such as '
+                         f"dict(type='LikelihoodScorer'), but got {config!r}")
+    scorer = MODELS.build(config)
+    if not isinstance(scorer, BoxScorer):
+        raise ValueError(not_a_scorer(path, type(scorer)))
+    return scorer
+
+
+def not_a_scorer(path: str, kind: type) -> str:
+    """The problem with a model of another kind, as a message."""
+    return (f'`{path}.type` should be LikelihoodScorer or another subclass of BoxScorer, but got '
+            f'{kind.__name__}; use such a class')
 
 
 def as_plain(config: Any) -> Any:

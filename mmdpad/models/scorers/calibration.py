@@ -89,9 +89,11 @@ class Calibration:
         return found
 
     def describe(self) -> dict[str, Any]:
-        """``method``, ``features``, and the ``file`` by its name and ``sha256``."""
+        """``method``, ``features``, the ``file`` by its name and ``sha256``, and the ``data`` and
+        ``policy`` in ``fitted_on``."""
         return dict(method=self.method, features=list(self.features),
-                    file=osp.basename(self.file), sha256=self.sha256)
+                    file=osp.basename(self.file), sha256=self.sha256,
+                    **{name: self.fitted_on.get(name) for name in ('data', 'policy')})
 
     def write(self, path: str) -> str:
         """Write a JSON file; if the name is taken, a number is added to it.

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mmdpad.registry import MODELS
 
-from .box_scorer import BoxScorer, GivenAnswer, ScoredObjects
+from .box_scorer import BoxScorer, GivenAnswer, ScoredObjects, build_scorer
 from .log_odds import log_odds, sigmoid
 
 MEANS = ('logit', 'geometric')
@@ -49,6 +49,9 @@ class CombinedScorer(BoxScorer):
                  mean: str = 'logit', calibration: str | None = None) -> None:
         if mean not in MEANS:
             raise ValueError(f'`mean` should be one of {MEANS}, but got {mean!r}')
+        if len(scorers) < 2:
+            raise ValueError(f'`scorers` should be at least two of different types, but got '
+                             f'{len(scorers)}')
         weights = [1.0] * len(scorers) if weights is None else list(weights)
         if len(weights) != len(scorers) or not all(
                 0 <= weight < math.inf for weight in weights) or not any(weights):
@@ -59,9 +62,8 @@ class CombinedScorer(BoxScorer):
         self.scorers = [build_scorer(config, f'scorers.{number}')
                         for number, config in enumerate(scorers)]
         names = [scorer.name for scorer in self.scorers]
-        if len(names) < 2 or len({*names}) < len(names):
-            raise ValueError(f'`scorers` should be at least two of different types, but got '
-                             f'{names or "none"}')
+        if len({*names}) < len(names):
+            raise ValueError(f'`scorers` should be of different types, but got {names}')
         if any(scorer.calibration for scorer in self.scorers):
             raise ValueError('`scorers` should have no calibrations of their own; fit one to the '
                              'features of all and set `calibration` of CombinedScorer')
@@ -75,9 +77,9 @@ class CombinedScorer(BoxScorer):
         return dict(type='CombinedScorer', mean=self.mean, weights=self.weights,
                     scorers=[scorer.options() for scorer in self.scorers])
 
-    def check_policy(self, policy: Any) -> None:
+    def prepare(self, policy: Any) -> None:
         for scorer in self.scorers:
-            scorer.check_policy(policy)
+            scorer.prepare(policy)
 
     def score(self, answers: Sequence[GivenAnswer], policy: Any) -> list[ScoredObjects]:
         """See :class:`BoxScorer`."""
@@ -94,19 +96,3 @@ class CombinedScorer(BoxScorer):
         features |= {scorer.name: part.features['score']
                      for scorer, part in zip(self.scorers, parts, strict=True)}
         return ScoredObjects(score, dict(features, score=score))
-
-
-def build_scorer(config: Any, path: str = 'box_scorer') -> BoxScorer:
-    """Build a scorer.
-
-    Raises:
-        ValueError: The config has no ``type``, or is of another kind of model.
-    """
-    if not isinstance(config, Mapping) or 'type' not in config:
-        raise ValueError(f'`{path}` should be a dict with the `type` of a scorer, such as '
-                         f"dict(type='LikelihoodScorer'), but got {config!r}")
-    scorer = MODELS.build(config)
-    if not isinstance(scorer, BoxScorer):
-        raise ValueError(f'`{path}.type` should be LikelihoodScorer or another subclass of '
-                         f'BoxScorer, but got {type(scorer).__name__}; use such a class')
-    return scorer

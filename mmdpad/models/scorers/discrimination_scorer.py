@@ -69,6 +69,9 @@ class DiscriminationScorer(BoxScorer):
             max_region=max_region, region_margin=region_margin, contrast=contrast, combine=combine,
             per_instance=True)
         self.check_calibration()
+
+    def prepare(self, policy: Any) -> None:
+        """Build the discriminators."""
         self.reward.prepare()
 
     def options(self) -> dict[str, Any]:

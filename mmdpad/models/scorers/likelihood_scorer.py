@@ -67,7 +67,7 @@ class LikelihoodScorer(BoxScorer):
     def options(self) -> dict[str, Any]:
         return dict(type='LikelihoodScorer', of=self.of, reduce=self.reduce)
 
-    def check_policy(self, policy: Any) -> None:
+    def prepare(self, policy: Any) -> None:
         """Check the policy's tokenizer, see :func:`.token_places.check_places`."""
         check_places(policy.processor.tokenizer, policy.source)
 

@@ -30,9 +30,9 @@ from . import answering_ahead, settings
 from .answering_ahead import Inputs, select_samples
 from .answers import find_answers
 from .box_instances import box_instances
+from .box_scores import build_box_scorer, score_answers
 from .mask_decoding import DecodedAnswer, decode_group, decode_masks
 from .reference import frozen_copy, reference_log_probs
-from .scoring import build_box_scorer, score_answers
 from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
 

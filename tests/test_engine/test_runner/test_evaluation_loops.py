@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdpad.engine.runner import evaluation_loops, pending_rollouts
-from mmdpad.models import RolloutEngine, SharedPrefixRollout
+from mmdpad.models import LikelihoodScorer, RolloutEngine, SharedPrefixRollout
 from mmdpad.utils import read_jsonl
 
 
@@ -98,3 +99,13 @@ def test_an_engine_that_samples_elsewhere_gets_the_weights_once_and_none_are_gat
     runner.test()
     assert events == [False, 'handed over', True, True]
     assert not runner.model.rollout_engine.holds_weights
+
+    def gathering(policy):
+        events.append('gathered')
+        return nullcontext()
+
+    # Except for scores from the policy's log-probabilities, which are computed here.
+    monkeypatch.setattr(evaluation_loops, 'gathered', gathering)
+    runner.model.box_scorer = LikelihoodScorer()
+    runner.test()
+    assert events[4:] == ['handed over', 'gathered', True, True]

@@ -2,11 +2,12 @@
 """Metrics of detections: ours at one threshold, and mmdet's with labels."""
 import json
 import logging
+from unittest.mock import patch
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 
+from mmdpad.evaluation.metrics import coco_metric
 from mmdpad.evaluation.metrics.detection_metric import summarize_detections
 from mmdpad.evaluation.provenance import publish
 from mmdpad.registry import METRICS
@@ -86,24 +87,24 @@ def test_result_files(tmp_path):
 
 
 def test_scores_by_hand(tmp_path):
-    """Right with 0.9, wrong with 0.8 and 0.3; a box on a crowd and an invented one do not count."""
+    """Right with 0.95, wrong with 0.8 and 0.3; boxes on a crowd and invented ones do not count."""
     sample = make_sample(
         [(CUP, 0), (CUP, 0), (MUG, 1), ([45, 0, 50, 5], 0)], ignored=[(CROWD, 0)], invented=1,
-        scores=[0.9, 0.8, 0.3, 0.7], features=[
+        scores=[0.95, 0.8, 0.3, 0.7], features=[
             dict(score=value, logp_label=missing) for value, missing in
             ((0.5, -1.0), (0.4, float('nan')), (0.3, -2.0), (0.2, -3.0))])
     other = make_sample([], image=2)
     metrics = evaluate([sample, other], out_file=str(tmp_path / 'd.jsonl'))
-    assert metrics['detection/brier'] == pytest.approx((0.01 + 0.64 + 0.09) / 3)
-    assert metrics['detection/ece'] == pytest.approx((0.1 + 0.8 + 0.3) / 3)
-    assert metrics['detection/ece_width'] == pytest.approx((0.1 + 0.8 + 0.3) / 3)
+    assert metrics['detection/brier'] == pytest.approx((0.0025 + 0.64 + 0.09) / 3)
+    assert metrics['detection/ece'] == pytest.approx((0.05 + 0.8 + 0.3) / 3)
+    assert metrics['detection/ece_width'] == pytest.approx((0.05 + 0.8 + 0.3) / 3)
     assert metrics['detection/brier_low'] <= metrics['detection/brier_high']
     row, _ = (json.loads(line) for line in (tmp_path / 'd.jsonl').read_text().splitlines())
     assert row['box_right'] == [True, False, False, None]
     assert row['features'] == dict(score=[0.5, 0.4, 0.3, 0.2], logp_label=[-1, None, -2, -3])
     summary = json.loads((tmp_path / 'd.json').read_text())
     assert [(one['n'], round(one['score'], 3), one['right']) for one in summary['reliability']] == [
-        (1, 0.3, 0), (1, 0.8, 0), (1, 0.9, 1)]
+        (1, 0.3, 0), (1, 0.8, 0), (1, 0.95, 1)]
     assert {'ece', 'ece_width', 'brier'} <= summary['intervals'].keys()
     assert summary['protocol']['box_scorer'].startswith('unknown: nothing reported')
 
@@ -132,13 +133,11 @@ def test_the_protocol_names_the_scorer(tmp_path):
     ([0.5, 0.25], logging.INFO, 'scores of boxes: unknown'),
     ([0.5, 0.5], logging.WARNING, 'All 2 boxes have the score 0.5, so AP is that of one operating'),
     (None, logging.WARNING, 'scores of boxes: none: every box has the score 1. All 2 boxes')])
-def test_ap_says_what_ranks_the_boxes(scores, level, told, coco_file, caplog):
-    MMLogger.get_instance('mmdpad-scores').propagate = True
-    with caplog.at_level(logging.INFO):
+def test_ap_says_what_ranks_the_boxes(scores, level, told, coco_file):
+    with patch.object(coco_metric, 'print_log') as log:
         evaluate([make_sample([(CUP, 0), (PLATE, 1)], scores=scores)], 'CocoMetric',
                  ann_file=coco_file)
-    record, = (one for one in caplog.records if 'scores of boxes' in one.getMessage())
-    assert record.levelno == level and told in record.getMessage()
+    assert log.call_args.kwargs['level'] == level and told in log.call_args.args[0]
 
 
 def test_classes_that_are_not_exhaustive(tmp_path):

@@ -64,9 +64,9 @@ def test_features_are_those_of_the_parts_and_their_scores():
 
 
 @pytest.mark.parametrize('scorers, options, message', [
-    ([dict(type='GivenLikelihood')], {}, r"at least two of different types, .*\['likelihood'\]"),
-    ([], {}, '`weights` should be'),
-    ([dict(type='GivenLikelihood')] * 2, {}, 'at least two of different types'),
+    ([dict(type='GivenLikelihood')], {}, '`scorers` should be at least two of .*, but got 1'),
+    ([dict(type='GivenLikelihood')] * 2, {},
+     r"`scorers` should be of different types, but got \['likelihood', 'likelihood'\]"),
     ([dict(), dict()], {}, r'`scorers.0` should be a dict with the `type` of a scorer'),
     ([dict(type='torch.nn.Identity')] * 2, {},
      '`scorers.0.type` should be LikelihoodScorer or another subclass of BoxScorer, but got Ident'),

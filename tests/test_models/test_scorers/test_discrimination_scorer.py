@@ -109,6 +109,13 @@ def test_bad_options(options, message):
         scorer(**options)
 
 
+def test_the_discriminator_is_built_at_the_start():
+    """Not with the scorer, which a dry run makes; and before any answer."""
+    missing = DiscriminationScorer(dict(type='NoDiscriminator'))
+    with pytest.raises(KeyError, match='NoDiscriminator'):
+        missing.prepare(None)
+
+
 def test_options_name_no_folder():
     found = DiscriminationScorer([dict(type='ColorMatcher')], device='cpu')
     found.reward.configs = [dict(type='CLIPDiscriminator', model_name='local-dir:/home/x/clip')]

@@ -34,7 +34,7 @@ class FakePolicy:
     def locate(self, row):
         text = bytes(row).decode()
         ends = [len(bytes(row[:n + 1]).decode(errors='ignore')) for n in range(len(row))]
-        starts = [0, *ends[:-1]]
+        starts = [0, *ends][:len(row)]
         return text, [(start, max(end, start + 1))
                       for start, end in zip(starts, ends, strict=True)]
 
@@ -178,7 +178,7 @@ def test_equal_to_a_full_pass_in_float64(policy_config, lift, padded):
 def test_other_families(family, tmp_path):
     head = VLMReasoningHead(make_policy_folder(tmp_path / 'p', family),
                             max_prompt_tokens=4096).eval()
-    LikelihoodScorer().check_policy(head)
+    LikelihoodScorer().prepare(head)
     prompt, = head.encode_prompts([torch.zeros(3, 448, 448, dtype=torch.uint8)], ['cup'])
     answer = given(TEXT, OBJECTS, None, prompt)
     found, = LikelihoodScorer()([answer], head)

@@ -38,14 +38,15 @@ def test_isotonic_is_interpolated_and_flat_beyond_its_ends():
 
 @pytest.mark.parametrize('given', [PLATT, ISOTONIC])
 def test_a_file_gives_the_same(given, tmp_path):
-    made = Calibration(**given, fitted_on=dict(images=['a'], n=3))
+    made = Calibration(**given, fitted_on=dict(images=['a'], n=3, policy='p1'))
     path = made.write(str(tmp_path / 'calibration.json'))
     read = Calibration.read(path)
     assert made.write(path) == str(tmp_path / 'calibration_2.json')
     content = (tmp_path / 'calibration.json').read_bytes()
     assert read.describe() == dict(method=given['method'], features=list(given['features']),
                                    file='calibration.json',
-                                   sha256=hashlib.sha256(content).hexdigest())
+                                   sha256=hashlib.sha256(content).hexdigest(), data=None,
+                                   policy='p1')
     features = {name: np.array([0.3, 0.7]) for name in given['features']}
     assert read.apply(features).tolist() == made.apply(features).tolist()
     assert read.images == ['a'] and read.fitted_on == made.fitted_on

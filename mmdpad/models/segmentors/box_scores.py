@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 
 from mmdpad.models.non_finite import naming_samples
 from mmdpad.models.scorers import BoxScorer, GivenAnswer, ScoredObjects
-from mmdpad.models.scorers.combined_scorer import build_scorer
+from mmdpad.models.scorers.box_scorer import build_scorer
 from mmdpad.structures import ParseFailure
 from mmdpad.tasks import Task
 
@@ -24,13 +24,20 @@ def build_box_scorer(config: Any, tasks: Mapping[str, Task], policy: Any) -> Box
     """Build `model.box_scorer`; None for None.
 
     Raises:
-        ValueError: See :func:`check_labels`, or the scorer cannot be built, or not for this policy.
+        ValueError: See :func:`check_labels`, or the scorer cannot be built, or not for this policy
+            or these tasks.
     """
     if config is None:
         return None
     check_labels(tasks)
     scorer = build_scorer(config)
-    scorer.check_policy(policy)
+    scorer.prepare(policy)
+    without = [name for name, task in tasks.items()
+               if task.has_labels and type(task).locate is Task.locate]
+    if scorer.needs_policy and without:
+        raise ValueError(f'`tasks` should have a `locate`, by which this `box_scorer` finds '
+                         f'objects in a response, but {without} do not; define it, or use '
+                         'DiscriminationScorer')
     return scorer
 
 

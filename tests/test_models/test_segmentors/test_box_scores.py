@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
-from test_reasoning_segmentor import TASKS, FixedRollout
+from test_reasoning_segmentor import TASKS as MIXED
+from test_reasoning_segmentor import FixedRollout
 
 from mmdpad.evaluation.metrics.detection_metric import score_detections
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.scorers import BoxScorer, ScoredObjects
 from mmdpad.models.segmentors.box_instances import box_instances
 from mmdpad.prompts import format_detections, format_response
-from mmdpad.registry import MODELS
+from mmdpad.registry import MODELS, TASKS
 from mmdpad.structures import AnsweredObject
+from mmdpad.tasks import DetectionTask, Task
 
 DETECTED = format_detections('so', [((28, 56, 84, 112), 'Cup', 'the blue one'),
                                     ((0, 0, 9, 9), 'bird', None)])
@@ -36,7 +38,8 @@ def batch(tiny_config):
 def build(tiny_config):
     def build(**options):
         policy = dict(tiny_config.model.policy, prompt_template='default')
-        return MODELS.build(dict(tiny_config.model, policy=policy, tasks=TASKS, **options)).eval()
+        return MODELS.build(dict(dict(tiny_config.model, policy=policy, tasks=MIXED),
+                                 **options)).eval()
     return build
 
 
@@ -115,6 +118,16 @@ def test_a_model_without_labels_has_nothing_to_score(tiny_config, build):
         build(box_scorer=dict(of='label'))
     with pytest.raises(ValueError, match='`box_scorer.type` should be .*, but got BoxDecoder'):
         build(box_scorer=dict(type='BoxDecoder'))
+
+
+def test_a_task_without_places_has_no_likelihoods(build):
+    @TASKS.register_module(force=True)
+    class LabelTask(DetectionTask):
+        locate = Task.locate
+
+    labels = dict(labels=dict(type='LabelTask', template='detect: {question}'))
+    with pytest.raises(ValueError, match=r"`tasks` should have a `locate`, .* but \['labels'\] d"):
+        build(tasks=labels, box_scorer=dict(type='LikelihoodScorer'))
 
 
 def test_an_error_names_the_question(build, batch):
