@@ -40,9 +40,7 @@ class ClassAnnotations:
             may leave out.
         federated: Id of an image -> the labels that it is known not to have, and those of which not
             every instance is marked; None if an image lacks every class without annotation.
-        tree: Label -> labels of the classes above and below it, which an instance may have as well:
-            of V3Det's tree, and of classes that are the ``supercategory`` of others (Roboflow's
-            files have such a class, without annotations).
+        tree: Label -> labels of the classes above and below it, which an instance may have as well.
     """
 
     names: Sequence[str]
@@ -155,13 +153,6 @@ def _from_coco(dataset: BaseDataset, tree_file: str | None) -> ClassAnnotations:
             for image in content['images']}
     if tree_file is not None:
         found.tree = read_tree(tree_file, labels)
-    by_name = {category['name']: category['id'] for category in content['categories']}
-    for category in content['categories']:
-        upper = labels.get(by_name.get(category.get('supercategory')))
-        lower = labels.get(category['id'])
-        if upper is not None and lower is not None and upper != lower:
-            found.tree.setdefault(upper, set()).add(lower)
-            found.tree.setdefault(lower, set()).add(upper)
     return found
 
 

@@ -35,9 +35,8 @@ class QuestionFromClasses(QuestionFromInstances):
     on the data set:
 
     - ``CocoDataset``, ``Objects365V1Dataset``, ``V3DetDataset`` and others in COCO's form, and
-      ``ODVGDataset`` with a label map: every class without an annotation in the image, unless it is
-      the ``supercategory`` of one with, or below such a one. For an ``ODVGDataset`` made of data
-      that do not mark all classes in all images, set ``negatives=0``.
+      ``ODVGDataset`` with a label map: every class without an annotation in the image. For an
+      ``ODVGDataset`` made of data that do not mark all classes in all images, set ``negatives=0``.
     - ``LVISV1Dataset`` (any file with ``neg_category_ids``): the classes in that list. mmdet does
       not hand it on, so it is read from the file.
     - ``V3DetDataset`` with ``tree_file``: not the classes above or below those in the image.

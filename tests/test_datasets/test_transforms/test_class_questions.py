@@ -203,21 +203,6 @@ def test_classes_above_and_below_in_the_tree_are_no_negatives(tmp_path):
         build(coco(tmp_path), tree_file=str(tmp_path / 'tree.json'))
 
 
-def test_the_supercategory_of_a_class_is_no_negative(tmp_path):
-    """As in Roboflow's files, whose first class stands above all others and has no annotation."""
-    def below(content, names):
-        for category in content['categories']:
-            category['supercategory'] = names.get(category['name'], category['name'])
-    args = coco(tmp_path, change=lambda content: below(content, {'person': 'kite', 'dog': 'none'}))
-    assert [s.classes for s in asked(build(args, negatives='all'))] == [
-        ('person', 'dog', 'Wine Glass', 'hot dog')]
-    args = coco(tmp_path, change=lambda content: below(content, {'kite': 'dog'}))
-    assert [s.classes for s in asked(build(args, negatives='all'))] == [
-        ('person', 'dog', 'Wine Glass', 'hot dog')]
-    args = coco(tmp_path, change=lambda content: below(content, {'kite': 'hot dog'}))
-    assert len(asked(build(args, negatives='all'))[0].classes) == 5  # both are absent
-
-
 def test_odvg_for_detection(tmp_path):
     built = build(FILES['write_odvg'](tmp_path, True), negatives='all')
     sample, = asked(built)
