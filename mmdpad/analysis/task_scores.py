@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 
-from mmdpad.evaluation.calibration import BINS, boxes_of, find_bins, fit_platt, reliability_curve
+from mmdpad.evaluation.calibration import boxes_of, fit_platt, reliability_curve, sum_gaps
 from mmdpad.utils.log_odds import log_odds, sigmoid
 
 from .average_precision import AveragePrecision
@@ -64,8 +64,7 @@ class ScoredRun:
                         float(found(draws.ones, threshold)[0]), found(draws.counts, threshold))
             number = draws.ones.shape[1]
             counts = np.bincount(images, minlength=number)
-            gaps = np.zeros((BINS, number))
-            np.add.at(gaps, (find_bins(scores), images), scores - self.right)
+            gaps = sum_gaps(scores, self.right, images, number)
             errors = np.bincount(images, (scores - self.right)**2, number)
             for measure, value in (('ECE', lambda w, gaps=gaps: np.abs(w @ gaps.T).sum(1)),
                                    ('Brier', lambda w, errors=errors: w @ errors)):

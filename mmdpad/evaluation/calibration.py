@@ -85,10 +85,19 @@ def calibration_error_interval(scores: np.ndarray, right: np.ndarray, images: np
     Returns:
         [low, high].
     """
-    gaps, counts = np.zeros((BINS, number)), np.bincount(images, minlength=number).astype(float)
-    np.add.at(gaps, (find_bins(scores, equal=equal), images), scores - right)
+    gaps = sum_gaps(scores, right, images, number, equal)
+    counts = np.bincount(images, minlength=number).astype(float)
     draws = np.abs(bootstrap_ratios(gaps, np.tile(counts, (BINS, 1)))).sum(axis=1)
     return percentile_interval(draws[:, None])[0].tolist()
+
+
+def sum_gaps(scores: np.ndarray, right: np.ndarray, images: np.ndarray, number: int,
+             equal: str = 'mass') -> np.ndarray:
+    """The sums of score - right over the boxes of each bin and image, float64 (:data:`BINS`,
+    ``number``). The arguments are those of :func:`calibration_error_interval`."""
+    gaps = np.zeros((BINS, number))
+    np.add.at(gaps, (find_bins(scores, equal=equal), images), scores - right)
+    return gaps
 
 
 def fit_platt(inputs: np.ndarray, right: np.ndarray) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from .calibration import (
-    boxes_of,
     calibration_error_interval,
     expected_calibration_error,
     reliability_curve,
@@ -22,7 +21,7 @@ from .measures import (
     Measure,
     ResultKind,
     Row,
-    image_keys,
+    number_images,
     share,
 )
 
@@ -61,43 +60,47 @@ def _squared_errors(row: Row) -> tuple[float, float] | None:
     return share(sum(errors), len(errors))
 
 
+def _scored_boxes(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Score, whether it is right, and the number of the row of each box that is right or wrong;
+    None if all scores are 1."""
+    boxes = [(score, right, number) for number, row in enumerate(rows) for score, right in
+             zip(row['scores'], row['box_right'], strict=True) if right is not None]
+    if all(score == 1 for score, _, _ in boxes):
+        return None
+    scores, right, places = zip(*boxes, strict=True)
+    return np.array(scores, np.float64), np.array(right, bool), np.array(places)
+
+
 def _measures(rows: Sequence[Row]) -> dict[str, Measure]:
-    return dict(_MEASURES, brier=_squared_errors) if _has_scores(rows) else _MEASURES
-
-
-def _has_scores(rows: Sequence[Row]) -> bool:
-    return any(score != 1 for row in rows for score, right in
-               zip(row['scores'], row['box_right'], strict=True) if right is not None)
+    return dict(_MEASURES, brier=_squared_errors) if _scored_boxes(rows) else _MEASURES
 
 
 def _intervals(rows: Sequence[Row]) -> dict[str, list[float]]:
-    if not _has_scores(rows):
+    if (found := _scored_boxes(rows)) is None:
         return {}
-    right, columns, places = boxes_of(rows)
-    numbers: dict[Any, int] = {}
-    images = np.array([numbers.setdefault(key, len(numbers)) for key in image_keys(rows)])
-    return {name: calibration_error_interval(columns['scores'], right, images[places],
-                                             len(numbers), equal)
+    scores, right, places = found
+    images = np.array(number_images(rows))
+    return {name: calibration_error_interval(scores, right, images[places], images.max() + 1,
+                                             equal)
             for name, equal in _CALIBRATION_ERRORS.items()}
 
 
 def _tables(rows: Sequence[Row]) -> dict[str, Any]:
-    right, columns, _ = boxes_of(rows)
-    return dict(classes=summarize_classes(rows), reliability=reliability_curve(
-        columns['scores'], right) if _has_scores(rows) else [])
+    found = _scored_boxes(rows)
+    return dict(classes=summarize_classes(rows),
+                reliability=reliability_curve(*found[:2]) if found else [])
 
 
 def _numbers(rows: Sequence[Row]) -> dict[str, float]:
     classes = summarize_classes(rows)
     numbers: dict[str, float] = dict(
         macro_f1=fmean(one['f1'] for one in classes.values())) if classes else {}
-    numbers['n_images'] = len({*image_keys(rows)})
+    numbers['n_images'] = max(number_images(rows)) + 1
     if nothing := sum(not row['targets'] for row in rows):
         numbers['n_no_target'] = nothing
-    if _has_scores(rows):
-        right, columns, _ = boxes_of(rows)
+    if found := _scored_boxes(rows):
         for name, equal in _CALIBRATION_ERRORS.items():
-            numbers[name] = expected_calibration_error(columns['scores'], right, equal=equal)
+            numbers[name] = expected_calibration_error(*found[:2], equal=equal)
     return numbers
 
 

@@ -97,9 +97,12 @@ def share(part: float, whole: float) -> tuple[float, float] | None:
     return (part, whole) if whole else None
 
 
-def image_keys(rows: Sequence[Row]) -> list[Any]:
-    """A key for the image of each row; a row without an id is an image of its own."""
-    return [number if row['id'] is None else str(row['id']) for number, row in enumerate(rows)]
+def number_images(rows: Sequence[Row]) -> list[int]:
+    """The number of each row's image, from 0 on in the order of the rows. A row without an id is an
+    image of its own."""
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(place if row['id'] is None else str(row['id']), len(numbers))
+            for place, row in enumerate(rows)]
 
 
 RESPONSE_MEASURES: dict[str, Measure] = dict(

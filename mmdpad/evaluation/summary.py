@@ -12,7 +12,7 @@ import numpy as np
 from .answer_summary import ANSWERS
 from .bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_interval
 from .detection_summary import DETECTIONS
-from .measures import ResultKind, Row, image_keys
+from .measures import ResultKind, Row, number_images
 from .segmentation_summary import SEGMENTATION
 
 KINDS = (SEGMENTATION, ANSWERS, DETECTIONS)
@@ -92,9 +92,8 @@ def ratios(rows: Sequence[Row]) -> tuple[list[str], np.ndarray, np.ndarray]:
     found = {name: pairs for name, pairs in found.items() if any(pairs)}
     columns = np.array([[pair or (0, 0) for pair in pairs] for pairs in found.values()], float)
     if kind.by_image:
-        places: dict[Any, int] = {}
-        images = [places.setdefault(key, len(places)) for key in image_keys(rows)]
-        sums = np.zeros((len(columns), len(places), 2))
+        images = number_images(rows)
+        sums = np.zeros((len(columns), max(images) + 1, 2))
         np.add.at(sums, (slice(None), images), columns)
         columns = sums
     return list(found), columns[..., 0], columns[..., 1]
