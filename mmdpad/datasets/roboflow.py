@@ -128,9 +128,13 @@ def class_names(content: Mapping[str, Any]) -> list[str]:
             if name in kept]
 
 
-def merge_categories(content: dict[str, Any]) -> None:
+def merge_categories(content: dict[str, Any]) -> bool:
     """Give all annotations with categories of the same name the first of these, in place, each
-    annotation without ``area`` that of its box, and each without ``iscrowd`` a 0."""
+    annotation without ``area`` that of its box, and each without ``iscrowd`` a 0.
+
+    Returns:
+        Whether categories were merged, so that an index of them is out of date.
+    """
     first: dict[str, Any] = {}
     same = {category['id']: first.setdefault(category['name'], category['id'])
             for category in content.get('categories', ())}
@@ -141,3 +145,4 @@ def merge_categories(content: dict[str, Any]) -> None:
         annotation.setdefault('iscrowd', 0)
         if annotation.get('area') is None and 'bbox' in annotation:
             annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+    return len(first) < len(same)

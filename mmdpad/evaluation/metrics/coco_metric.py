@@ -56,8 +56,7 @@ class CocoMetric(CocoMetricOfMMDet):
     def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:
         super().__init__(ann_file, **kwargs)
         self._file = self._coco_api
-        if self._file is not None:
-            merge_categories(self._file.dataset)
+        if self._file is not None and merge_categories(self._file.dataset):
             self._file.createIndex()
         self._asked = False
 
