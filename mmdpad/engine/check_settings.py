@@ -100,14 +100,12 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             check_labels(tasks)
         except REFUSALS as error:
             yield describe_refusal(path, entry, error)
-    scorer = entry.get('box_scorer')
-    kind = resolve(scorer, MODELS) if isinstance(scorer, Mapping) else None
-    if inspect.isclass(kind) and not issubclass(kind, BoxScorer):
-        yield not_a_scorer(f'{path}.box_scorer', kind)
-    loss = entry.get('loss')
-    kind = resolve(loss, MODELS) if isinstance(loss, Mapping) else None
-    if inspect.isclass(kind) and not issubclass(kind, PolicyLoss):
-        yield not_a_policy_loss(f'{path}.loss', kind)
+    for name, base, describe in (('box_scorer', BoxScorer, not_a_scorer),
+                                 ('loss', PolicyLoss, not_a_policy_loss)):
+        part = entry.get(name)
+        kind = resolve(part, MODELS) if isinstance(part, Mapping) else None
+        if inspect.isclass(kind) and not issubclass(kind, base):
+            yield describe(f'{path}.{name}', kind)
     train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}

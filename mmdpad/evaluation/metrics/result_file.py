@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os.path as osp
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -53,13 +54,13 @@ class ResultFileMetric(BaseMetric):
         self.summary: dict[str, Any] | None = None
 
     @staticmethod
+    @abstractmethod
     def reads(sample: dict) -> bool:
         """Whether a sample has what :meth:`score` needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, sample: dict) -> Row:
         """The row of a sample in the form of ``DetDataSample.to_dict()``."""
-        raise NotImplementedError
 
     def row_to_draw(self, sample: dict) -> Row:
         """:meth:`score`, with all that a picture shows."""
