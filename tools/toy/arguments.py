@@ -21,6 +21,15 @@ def make_parser(description: str, folder: str) -> argparse.ArgumentParser:
     return parser
 
 
+def policy_beside(parser: argparse.ArgumentParser, out: Path) -> Path:
+    """The folder of the toy policy beside `--out`, to continue from; an error if there is none."""
+    init = out.with_name('policy')
+    if not init.is_dir():
+        parser.error(f'`--out` should be beside the policy to continue from, but {init} does not '
+                     'exist; run make_policy.py first')
+    return init
+
+
 def parse_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse and check the command line."""
     args = parser.parse_args()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from arguments import make_parser, parse_args
+from arguments import make_parser, parse_args, policy_beside
 
 PARSER = make_parser(__doc__.splitlines()[0], 'tasks')
 if __name__ == '__main__':
@@ -33,10 +33,7 @@ the second, and the config, asks for all."""
 def main() -> None:
     """Trains, saves and measures."""
     args = parse_args(PARSER)
-    init = args.out.with_name('policy')
-    if not init.is_dir():
-        PARSER.error(f'`--out` should be beside the policy to continue from, but {init} does not '
-                     'exist; run make_policy.py first')
+    init = policy_beside(PARSER, args.out)
     start(args.seed)
     answers, seconds = 0, 0.0
     for number, stage in enumerate(STAGES):
