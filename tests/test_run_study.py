@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from study_commands import write_outputs
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / 'tools/analysis_tools/run_study.py'
@@ -25,14 +26,7 @@ def run_study(monkeypatch, tmp_path):
         module.calls.append((run.name, command))
         if (run.name, Path(command[0]).stem) in module.broken:
             raise RuntimeError('it broke')
-        if command[0] == 'tools/train.py':
-            folder = Path(command[command.index('--work-dir') + 1])
-            folder.mkdir(parents=True)
-            (folder / 'last_checkpoint').write_text('/elsewhere/iter_150.pth')
-        else:
-            out = Path(command[command.index('--out') + 1])
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text('{}')
+        write_outputs(command, 'iter_150.pth')
 
     monkeypatch.setattr(module.Run, '_call', call)
     module.study = tmp_path / 'study'

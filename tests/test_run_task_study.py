@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from study_commands import write_outputs
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / 'tools/analysis_tools'
@@ -22,14 +23,7 @@ def launcher(monkeypatch, tmp_path):
 
     def call(run, *command):
         module.calls.append(command)
-        if command[0] == 'tools/train.py':
-            folder = Path(command[command.index('--work-dir') + 1])
-            folder.mkdir(parents=True)
-            (folder / 'last_checkpoint').write_text('/elsewhere/iter_30.pth')
-        else:
-            out = Path(command[command.index('--out') + 1])
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text('{}')
+        write_outputs(command, 'iter_30.pth')
 
     monkeypatch.setattr(module.TaskRun, '_call', call)
     yield module
