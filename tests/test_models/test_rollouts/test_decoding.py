@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 import torch
+from same_responses import assert_same
 from torch.distributed.fsdp import FSDPModule
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
@@ -131,8 +132,7 @@ def test_a_rollout_leaves_the_policy_as_it_was(policy_config, as_on_a_gpu, promp
     expected = by_the_model(head, prompts, **OPTIONS)
     for _ in range(2):
         found = SharedPrefixRollout(records_log_probs=True)(head, prompts, **OPTIONS)
-        assert found.ids.equal(expected.ids)
-        torch.testing.assert_close(found.logp, expected.logp, rtol=0, atol=1e-6)
+        assert_same(found, expected)
         for parameter in head.parameters():
             parameter.data.mul_(1)  # an update in place
     assert all(value.equal(before[name]) for name, value in head.state_dict().items())
@@ -159,8 +159,7 @@ def test_a_change_between_rollouts_counts(policy_config, prompts, by_the_model, 
     before = engine(head, prompts, **OPTIONS)
     change(head.model.get_submodule(path))
     found, expected = engine(head, prompts, **OPTIONS), by_the_model(head, prompts, **OPTIONS)
-    assert found.ids.equal(expected.ids)
-    torch.testing.assert_close(found.logp, expected.logp, rtol=0, atol=1e-6)
+    assert_same(found, expected)
     assert found.ids.shape != before.ids.shape or not found.logp.allclose(before.logp, atol=1e-4)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from same_responses import assert_same
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.rollouts import ngrams
@@ -38,13 +39,6 @@ def scripted(monkeypatch):
 
         monkeypatch.setattr(Guesser, 'guess', guess)
     return script
-
-
-def assert_same(found, expected):
-    for value, other in zip(found[:3], expected[:3], strict=True):
-        assert value.equal(other)
-    if expected.logp is not None:
-        torch.testing.assert_close(found.logp, expected.logp, rtol=0, atol=1e-6)
 
 
 OPTIONS = [dict(group_size=4), dict(group_size=3, temperature=1.6, top_p=0.9),

@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 import torch
+from same_responses import assert_same
 
 from mmdpad.models import HFRollout, SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.rollouts import continuous_batching, prefix_cache, shared_prefix_rollout
@@ -32,11 +33,6 @@ def log_probs(monkeypatch):
 
     monkeypatch.setattr(continuous_batching, 'TokenChoice', Spy)
     return found
-
-
-def assert_same(responses, expected):
-    for value, other in zip(responses[:3], expected[:3], strict=True):
-        assert value.equal(other)
 
 
 @pytest.mark.parametrize('seed', range(6))

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from same_responses import assert_same
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
@@ -56,13 +57,6 @@ def make_engine(**options):
     engine = SharedPrefixRollout(**dict(max_guess=0, records_log_probs=True) | options)
     engine.decoding.compared = True
     return engine
-
-
-def assert_same(found, expected):
-    for value, other in zip(found[:3], expected[:3], strict=True):
-        assert value.equal(other)
-    if expected.logp is not None:
-        torch.testing.assert_close(found.logp, expected.logp, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize('options', [

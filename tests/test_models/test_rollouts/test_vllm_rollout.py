@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import fake_vllm
 import pytest
 import torch
+from same_responses import assert_same
 
 from mmdpad.models import SharedPrefixRollout, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import named_weights, weights_version
@@ -46,11 +47,6 @@ def take_a_step(head, rate=0.02):
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(
                     parameter.numel())), alpha=rate)
-
-
-def assert_same(responses, expected):
-    for value, other in zip(responses[:3], expected[:3], strict=True):
-        assert value.equal(other)
 
 
 @pytest.mark.parametrize('level', [1, 2])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_server import FakeServer, FakeTransfer
+from same_responses import assert_same
 
 from mmdpad.models import SharedPrefixRollout, VLLMServerRollout, VLMReasoningHead
 from mmdpad.models.non_finite import NonFiniteError
@@ -59,11 +60,6 @@ def take_a_step(head, rate=0.02):
         for parameter in head.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(
                 parameter.numel())), alpha=rate)
-
-
-def assert_same(responses, expected):
-    for value, other in zip(responses[:3], expected[:3], strict=True):
-        assert value.equal(other)
 
 
 def test_answers_are_those_of_the_present_weights(make, own_head, prompts, servers):
