@@ -12,6 +12,7 @@ from same_responses import assert_same
 from mmdpad.models import SharedPrefixRollout, VLLMServerRollout, VLMReasoningHead
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import vllm_server_rollout
+from mmdpad.models.rollouts.sampling import Responses
 from mmdpad.models.rollouts.vllm_client import Server, ServerError, check_server, generate
 
 GREEDY = dict(temperature=0, max_new_tokens=24)
@@ -87,8 +88,9 @@ def test_drawn_responses_and_their_log_probs(make, own_head, prompts):
     torch.testing.assert_close(first.logp, logp * first.mask, rtol=0, atol=1e-4)
     # Draws depend on a prompt's number, not on the batch or the server.
     other = make(1)(own_head, prompts[1:], prompt_numbers=[1, 2], **how)
-    assert_same([value[..., :first.ids.shape[1]] for value in other[:2]] + [other.truncated],
-                [value[4:, :other.ids.shape[1]] for value in first[:2]] + [first.truncated[4:]])
+    assert_same(Responses(*(value[:, :first.ids.shape[1]] for value in other[:2]), other.truncated),
+                Responses(*(value[4:, :other.ids.shape[1]] for value in first[:2]),
+                          first.truncated[4:]))
     assert make(records_log_probs=False)(own_head, prompts, max_new_tokens=4).logp is None
 
 
