@@ -59,6 +59,7 @@ def test_all_parts_of_all_weights_in_micro_batches(gpu_step):
     assert result['prompt_tokens'] == 16 + 153
 
 
+@pytest.mark.slow
 def test_a_published_model_with_tied_embeddings_and_an_adapter(gpu_step, monkeypatch):
     tower = dict(depth=2, hidden_size=64, num_heads=2, intermediate_size=96, patch_size=14,
                  spatial_merge_size=2, window_size=112, fullatt_block_indexes=[1])

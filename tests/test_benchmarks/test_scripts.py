@@ -137,6 +137,7 @@ def test_start_up(run):
     assert about['seconds'].keys() == {'mmdpad', 'before'} and about['ratio']['before'] > 0
 
 
+@pytest.mark.slow
 def test_busy_machine(run):
     result = run('busy_machine', '--loads', 0, 1, '--iterations', 1, '--repeats', 1, '--sides',
                  'mmdpad', '--side', 'one thread, no hook', 'OMP_NUM_THREADS=1',

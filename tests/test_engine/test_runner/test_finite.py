@@ -110,8 +110,10 @@ def amp_config(tiny_config, monkeypatch):
     return tiny_config
 
 
-@pytest.mark.parametrize('fused', [True, False])
-@pytest.mark.parametrize('clip_grad', [dict(max_norm=1.0), None])
+@pytest.mark.parametrize('fused, clip_grad', [
+    (True, dict(max_norm=1.0)), (False, None),
+    pytest.param(True, None, marks=pytest.mark.slow),
+    pytest.param(False, dict(max_norm=1.0), marks=pytest.mark.slow)])
 def test_under_a_loss_scaler_steps_are_skipped_and_counted_as_without(amp_config, fused, clip_grad):
     """The published recipe has one, on bfloat16. It alone would skip for ever, or fail at the next
     step after a refused one."""

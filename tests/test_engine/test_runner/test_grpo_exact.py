@@ -130,7 +130,8 @@ def farthest(state, other):
     return max(float((state[name] - other[name]).abs().max()) for name in state)
 
 
-@pytest.mark.parametrize('aggregation', ['seq_mean_token_mean', 'token_mean'])
+@pytest.mark.parametrize('aggregation', [
+    'seq_mean_token_mean', pytest.param('token_mean', marks=pytest.mark.slow)])
 def test_one_trajectory_however_the_batch_is_cut(tiny_config, aggregation):
     """In one micro-batch, in unequal ones of some groups, and in 8 of one group."""
     changes = {'model.loss.aggregation': aggregation}

@@ -34,6 +34,7 @@ def compare(processes, variants, work_dir, *folders):
     assert done.stdout.count('same ') == len(folders)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_weights_of_the_plain_load(tmp_path):
     """Bit by bit; old names, tied weights, a reference with a frozen vision tower; an adapter."""
     compare(2, 'few', tmp_path, make_folder(tmp_path / 'policy', 'qwen2_vl'))

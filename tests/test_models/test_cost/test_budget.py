@@ -30,7 +30,8 @@ from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.models.heads.recomputation import SHARE, _shards, _workload, keep
 
 LORA = dict(lora=dict(r=8, lora_alpha=8))
-SLOW = ('Qwen3-VL', 'Qwen3-VL-MoE', 'Qwen3.5-MoE', 'GLM-4.1V', 'GLM-4.5V')
+SLOW = ('LoRA on bfloat16, autocast', 'Qwen3-VL', 'Qwen3-VL-MoE', 'Qwen3.5', 'Qwen3.5-MoE',
+        'GLM-4.1V', 'GLM-4.5V')
 # Arguments of the policy, whether autocast is on.
 CASES = {
     'full': ({}, False),
@@ -59,8 +60,9 @@ def case_of(name, folder):
         work, shared='attn_implementation' not in policy)
 
 
-@pytest.mark.parametrize('name', [*CASES, *(
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in OTHERS)])
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in (*CASES, *OTHERS)])
 def test_an_update_takes_what_was_planned(name, tmp_path):
     """For budgets from all recomputed to all kept, within 15 %."""
     model, batch, amp, shape, setup, work = case_of(name, tmp_path)

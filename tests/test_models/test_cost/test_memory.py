@@ -64,6 +64,11 @@ CASES = {
     'prompts repeated, eager': (dict(side=224), dict(attn_implementation='eager'), {}, {}),
 }
 
+# They combine what other cases have.
+SLOW = ('wide, checkpointing', 'deep and narrow', 'large image, checkpointing', 'accumulated',
+        'LoRA on bfloat16, autocast', 'LoRA on float32, autocast, checkpointing',
+        'autocast, checkpointing', 'prompts repeated, eager')
+
 
 def set_up(sizes, policy, rollout, step, folder):
     """Model, rollout, shape, setup and workload of a case."""
@@ -91,7 +96,8 @@ def limit_logits(monkeypatch, size):
     monkeypatch.setattr(function, '__defaults__', (*function.__defaults__[:-1], size))
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES])
 def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
     sizes, policy, rollout, step = CASES[name]
     model, batch, shape, setup, work = set_up(sizes, policy, rollout, step, tmp_path)
@@ -205,7 +211,8 @@ def test_a_rollout_holds_recurrent_states(engine, tmp_path):
     assert weights + sum(estimate.values()) == pytest.approx(tracker.peak, rel=0.2)
 
 
-@pytest.mark.parametrize('prompts, length, amp', [(2, 20, False), (4, 150, False), (2, 60, True)])
+@pytest.mark.parametrize('prompts, length, amp', [
+    (2, 20, False), pytest.param(4, 150, False, marks=pytest.mark.slow), (2, 60, True)])
 def test_a_rollout_holds_what_was_measured(prompts, length, amp, tmp_path):
     model, batch, shape, setup, work = set_up(
         {}, {}, dict(prompts=prompts, group_size=8, length=length), dict(amp=amp), tmp_path)

@@ -183,7 +183,9 @@ def sizes(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize('options', [dict(), dict(temperature=0)], ids=['drawn', 'greedy'])
+@pytest.mark.parametrize('options', [
+    pytest.param(dict(), id='drawn'),
+    pytest.param(dict(temperature=0), id='greedy', marks=pytest.mark.slow)])
 def test_samples_that_were_returned_are_let_go(exact_head, prompts, sizes, options):
     """Their tokens stay in the memory, in order."""
     engine = SharedPrefixRollout(pass_cost=300, records_log_probs=True)
@@ -200,7 +202,8 @@ def test_samples_that_were_returned_are_let_go(exact_head, prompts, sizes, optio
     assert kept == len(one['tokens']) - 48 and turns < kept < fed
 
 
-@pytest.mark.parametrize('full_grids', [False, True])
+@pytest.mark.parametrize('full_grids', [
+    False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_long_stream_guesses_from_its_newest_tokens(exact_head, prompts, sizes, monkeypatch,
                                                       full_grids):
     monkeypatch.setattr('mmdpad.models.rollouts.decoding.Decoding.full_grids', full_grids)
