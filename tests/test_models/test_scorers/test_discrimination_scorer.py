@@ -58,6 +58,13 @@ def test_one_object_is_compared_with_the_image():
     assert found.features['s_margin'].tolist() == [0.75]
 
 
+def test_large_margins_are_told_apart():
+    """sigmoid(100 x) is 1 in float32 for both, 10 / 21 - 1 / 4 and 10 / 20 - 1 / 4."""
+    first, second = (found.scores[0] for found in scorer()(
+        [given(((12., 0., x2, 10.), 'green', None)) for x2 in (33., 32.)]))
+    assert np.log([1 - first, 1 - second]) == pytest.approx([-22.62, -25], abs=0.01)
+
+
 def test_what_cannot_be_compared_is_worth_nothing_and_unknown():
     outside = (-30., 0., -20., 9.)
     answer = given((RED, 'square', None), (outside, 'red', None), (BLUE, 'blue', None))
