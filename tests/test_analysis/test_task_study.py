@@ -106,7 +106,8 @@ def score_run(discrimination):
                       for hit in right]
         rows.append(dict(image=f'test/test_{image:05d}.jpg', boxes=boxes, labels=[0] * 4,
                          box_right=right, scores=likelihood, features=dict(
-                             likelihood=likelihood, discrimination=discrimination, score=likelihood)))
+                             likelihood=likelihood, discrimination=discrimination,
+                             score=likelihood)))
     file = COCO()
     file.dataset = dict(images=[dict(id=i, width=100, height=100) for i in range(4)],
                         categories=[dict(id=1, name='circle')], annotations=annotations)
