@@ -227,12 +227,12 @@ def test_three_tasks_on_two_processes(tmp_path, strategy, tried):
         'model.train_cfg.max_new_tokens': 120, 'model.test_cfg.max_new_tokens': 120,
         'optim_wrapper.optimizer.lr': 1e-3, 'default_hooks.checkpoint.interval': 2,
         'train_cfg.max_iters': 8, 'train_cfg.val_begin': 1, 'train_cfg.val_interval': 3,
-        'train_cfg.advantage': 'reinforce++', 'train_cfg.max_refills': 1})
+        'train_cfg.advantage': 'reinforce++'})
     for split in ('train', 'val'):
         for dataset in config[f'{split}_dataloader'].dataset.datasets:
             resize = next(step for step in dataset.pipeline if step.type == 'ModelImageResize')
             resize.size = (112, 112)
-    config.train_cfg.rewards.noise = dict(type='NoisyReward')
+    config.train_cfg.rewards.noise = dict(type='NoisyReward', of_each=True)
     config.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
     config.custom_hooks = [*config.custom_hooks, dict(type='KillHook')]
     config.custom_imports = dict(imports=['mmdpad.preflight.scripted_rollout'])
@@ -241,5 +241,6 @@ def test_three_tasks_on_two_processes(tmp_path, strategy, tried):
     done = train(config, tmp_path, 3, processes=2)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
     rows = [row for (row, *_) in sampled(tmp_path / 'straight').values()]
-    assert len({row['task'] for row in rows}) == 3 and len({row['advantage'] for row in rows}) > 9
+    assert len({row['task'] for row in rows}) == 3
+    assert len({row['advantage'] for row in rows}) > len(rows) / 2
     tried('three tasks on two processes, under DDP and FSDP2, killed 3 times')
