@@ -32,8 +32,8 @@ class ColorMatcher(nn.Module):
             for caption in captions] for image in images]).reshape(len(images), len(captions))
 
 
-def scorer(**options):
-    return DiscriminationScorer(dict(type='ColorMatcher'), device='cpu', **options)
+def scorer(kind='ColorMatcher', **options):
+    return DiscriminationScorer(dict(type=kind), device='cpu', **options)
 
 
 def given(*objects):
@@ -51,6 +51,20 @@ def test_by_hand():
     assert found.features['s_rank'].tolist() == [1, 4, 1]
     assert found.scores == pytest.approx(1 / (1 + np.exp([-0.75, 1, -0.75])), rel=1e-6)
     assert (found.features['score'] == found.scores).all()
+
+
+@MODELS.register_module()
+class SignedMatcher(ColorMatcher):
+    """The same in [-1, 1]."""
+
+    def forward(self, images, captions):
+        return 2 * super().forward(images, captions) - 1
+
+
+def test_values_above_1_count_as_1():
+    """S1 = 1 and S2 = -1 / 2."""
+    found, = scorer('SignedMatcher', form='margin')([given((RED, 'red', None))])
+    assert found.features['s_margin'].tolist() == [1.5] and found.scores.tolist() == [1]
 
 
 def test_one_object_is_compared_with_the_image():
