@@ -74,7 +74,7 @@ def make_runner(folder: Path, args: argparse.Namespace) -> Runner:
 
 def sides(runner: Runner) -> dict[str, Callable[[], None]]:
     """An evaluation with each scorer, by its name."""
-    model, loop, f1 = runner.model, runner.test_loop, set()
+    model, f1 = runner.model, set()
     both = runner.cfg.model.box_scorer
 
     def side(config: Any) -> Callable[[], None]:
@@ -82,7 +82,7 @@ def sides(runner: Runner) -> dict[str, Callable[[], None]]:
 
         def evaluate() -> None:
             model.box_scorer = scorer
-            f1.add(loop.run()['detection/f1'])
+            f1.add(runner.test()['detection/f1'])
             if len(f1) > 1:
                 raise SystemExit(f'The answers should be the same with all scorers, but F1 is {f1}')
 
