@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import runpy
 import sys
 import tempfile
@@ -25,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--images', type=int, default=96, help='scenes, with a question each')
-    parser.add_argument('--batch-size', type=int, default=32)
-    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--images', type=int, default=48, help='scenes, with a question each')
+    parser.add_argument('--batch-size', type=int, default=24)
+    parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
     return parser.parse_args()
 
@@ -94,7 +93,6 @@ def sides(runner: Runner) -> dict[str, Callable[[], None]]:
 
 def main() -> None:
     args = parse_args()
-    os.environ['HF_HUB_OFFLINE'] = '1'
     torch.set_num_threads(args.threads)
     about = environment()
     with tempfile.TemporaryDirectory() as name:
