@@ -48,8 +48,7 @@ def make_scenes(folder: Path, number: int) -> None:
     arguments, sys.argv = sys.argv, [str(tool), str(folder), '--train', '1', '--val', '1',
                                      '--test', str(number)]
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            runpy.run_path(str(tool), run_name='__main__')
+        runpy.run_path(str(tool), run_name='__main__')
     except SystemExit as end:
         if end.code:
             raise
@@ -95,7 +94,7 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     about = environment()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):
         folder = Path(name)
         make_scenes(folder / 'scenes', args.images)
         runner = make_runner(folder, args)
