@@ -32,10 +32,14 @@ def score_predictions(dataset: Any, predictions: Sequence[dict],
         metric: A metric that scores samples one by one.
 
     Raises:
-        ValueError: As in :func:`match_predictions`, or the data cannot follow the protocol, both
-            before any work; or a mask is no RLE or does not have its image's size, or an optional
-            entry has another form.
+        ValueError: As in :func:`match_predictions`, or the data have no questions or masks or
+            cannot follow the protocol, all before any work; or a mask is no RLE or does not have
+            its image's size, or an optional entry has another form.
     """
+    if lacks := [name for name in ('question', 'gt_masks') if name not in dataset[0]]:
+        raise ValueError(f'Each item should have a question and masks, but the first has no '
+                         f'{" and no ".join(map(repr, lacks))}; use a data set of questions with '
+                         'a step that loads masks, such as LoadReasonSegMask, in its pipeline')
     metric.dataset_meta = dataset.metainfo
     items = [dataset.get_data_info(i) for i in range(len(dataset))]
     for i, line in enumerate(match_predictions(predictions, items)):

@@ -33,6 +33,7 @@ class ScoredRun:
 
     Attributes:
         scores: (name, whether calibrated) -> scores (n,) of the boxes.
+            A score that is unknown, as of a description that cannot be used, is 0.
         right: (n,) bool.
         measured: '<name>[, calibrated] <measure>' -> the number and its draws (R,); measures are
             AP and AP50 in percent, ECE (bins of equal mass) and Brier score. A calibration keeps
@@ -43,6 +44,8 @@ class ScoredRun:
                  draws: Draws) -> None:
         self.right, columns, places = boxes_of(rows)
         known, known_columns, _ = boxes_of(fitted_on)
+        columns, known_columns = ({name: np.nan_to_num(own) for name, own in some.items()}
+                                  for some in (columns, known_columns))
         self.scores: dict[tuple[str, bool], np.ndarray] = {}
         for name, features in SCORES.items():
             if name in RAW:

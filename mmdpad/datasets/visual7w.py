@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdpad.prompts.short_answers import MAX_CHOICES, letter_and_text
 from mmdpad.registry import DATASETS
 
 from .annotation_fields import read_json, wrong_field
@@ -23,7 +24,8 @@ class Visual7WDataset(QuestionAnsweringDataset):
     ``qa_id``, ``question``, ``type``, ``answer`` and ``multiple_choices``, three wrong ones.
 
     - Telling: answer and choices are texts. The question lists all four, in an order that only
-      depends on ``qa_id`` (:func:`numpy.random.default_rng`). There is no evidence.
+      depends on ``qa_id`` (:func:`numpy.random.default_rng`); the answer has its letter, too.
+      There is no evidence.
     - Pointing ("which ..."): answer and choices are ids of ``boxes``, a list of dicts with
       ``box_id``, ``x``, ``y``, ``width``, ``height`` and ``name``. The box of the answer is the
       evidence and its name the answer in words; the wrong boxes are ``other_boxes``, which the
@@ -83,6 +85,9 @@ class Visual7WDataset(QuestionAnsweringDataset):
         if isinstance(answer, str):
             order = np.random.default_rng(identifier).permutation(len(wrong) + 1)
             choices = [(answer, *wrong)[place] for place in order]
+            right = order.tolist().index(0)
+            if right < MAX_CHOICES:  # a text may be the letter of another choice
+                answer = letter_and_text(right, choices)
             return AnsweredQuestion(identifier, where, image, question, [answer], choices=choices,
                                     question_type=kind)
         try:

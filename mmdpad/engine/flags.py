@@ -17,6 +17,8 @@ from mmengine.registry import DefaultScope
 from mmdpad.models import ReasoningSegmentor
 from mmdpad.registry import MODELS, OPTIM_WRAPPERS, is_kind, resolve, scope_of, type_name
 
+from .config_nodes import find_nodes
+
 _NO_TTA = (
     "--tta is not supported. mmdet's views are flipped images, in which 'left' in a question means "
     'right; its `DetTTAModel` merges boxes by NMS and rejects masks; and a policy is trained on '
@@ -27,7 +29,7 @@ _NO_TTA = (
 
 def apply_flags(config: Config, args: argparse.Namespace) -> list[str]:
     """Apply ``--amp``, ``--auto-scale-lr``, ``--show``, ``--show-dir`` and ``--wait-time`` to a
-    config.
+    config, and check ``--out``.
 
     Args:
         config: The config of a run, with its ``work_dir``.
@@ -49,6 +51,8 @@ def _apply(config: Config, args: argparse.Namespace) -> Iterator[str]:
         yield from _show(config, args)
     if getattr(args, 'tta', False):
         yield _NO_TTA
+    if getattr(args, 'out', None):
+        yield from _find_taken(config, args.out)
 
 
 def _use_amp(config: Config, here: bool) -> Iterator[str]:
@@ -126,6 +130,16 @@ def _show(config: Config, args: argparse.Namespace) -> Iterator[str]:
     else:
         yield ("--show and --show-dir need mmdet's hook if the model is from mmdet; add "
                "`default_hooks.visualization=dict(type='DetVisualizationHook')`")
+
+
+def _find_taken(config: Config, out: str) -> Iterator[str]:
+    """Metrics that would write a file of their own to ``--out``."""
+    for node in find_nodes(config):
+        file = node.entry.get('out_file') if node.path.startswith('test_evaluator') else None
+        if isinstance(file, str) and os.path.abspath(
+                os.path.splitext(file)[0] + '.json') == os.path.abspath(out):
+            yield (f'--out should be another file than that of a single metric, but got {out!r}, '
+                   f'which `{node.path}.out_file` {file!r} puts beside its lines; rename one')
 
 
 def _screenless_backend() -> str | None:

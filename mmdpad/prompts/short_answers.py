@@ -116,26 +116,39 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     >>> with_choices('What is it?', ['a cup', 'a jug'])
     'What is it? Choose one of these: (A) a cup; (B) a jug'
     """
-    listed = '; '.join(f'({letter}) {choice.strip()}'
-                       for letter, choice in zip(ascii_uppercase, choices, strict=False))
+    listed = '; '.join(letter_and_text(number, choices) for number in range(len(choices)))
     return CHOICES_TEMPLATE.format(question=question, choices=listed)
 
 
+def letter_and_text(number: int, choices: Sequence[str]) -> str:
+    """A choice by both, which no other choice can be mistaken for.
+
+    >>> letter_and_text(1, ['b', 'a'])
+    '(B) a'
+    """
+    return f'({ascii_uppercase[number]}) {choices[number].strip()}'
+
+
 def read_choice(answer: str, choices: Sequence[str]) -> int | None:
-    """Which choice an answer names: by its text, by its letter, or by both if they agree.
+    """Which choice an answer names: by its letter, by its text, or by both if they agree.
+
+    An answer that is only a letter is that letter, even if another choice has it as its text, as
+    for VLMEvalKit and lmms-eval.
 
     >>> [read_choice(text, ['red', 'blue']) for text in ('B', '(a) red', 'Blue.', '(a) blue', 'x')]
     [1, 0, 1, None, None]
     """
     answer = _stripped(answer)
-    for number, choice in enumerate(choices):
-        if answer.casefold() == _stripped(choice).casefold():
-            return number
     named = _LETTER.match(answer)
-    if named:
-        number, rest = ascii_uppercase.index(named[1].upper()), answer[named.end():]
-        if number < len(choices):
-            return number if not rest or is_match(rest, [choices[number]]) else None
+    number = ascii_uppercase.index(named[1].upper()) if named else len(choices)
+    rest = answer[named.end():] if named else answer
+    if number < len(choices) and not rest:
+        return number
+    for place, choice in enumerate(choices):
+        if answer.casefold() == _stripped(choice).casefold():
+            return place
+    if number < len(choices):
+        return number if is_match(rest, [choices[number]]) else None
     found = [number for number, choice in enumerate(choices) if is_match(answer, [choice])]
     return found[0] if len(found) == 1 else None
 

@@ -180,7 +180,7 @@ class DiscriminativeReward:
     def _score_instances(self, rollout: RolloutBatch) -> Tensor:
         """:meth:`__call__` for objects with descriptions of their own."""
         described = DescribedInstances(rollout, self.options)
-        found, values = self.score_instances(described)
+        found, values = (own.float() for own in self.score_instances(described))
         s1, s2, rank = found.unbind(1)
         self._log(rollout, *map(described.average, (
             s1, s2, rank.masked_fill((s1 - s2).isnan(), math.nan))))
@@ -190,11 +190,12 @@ class DiscriminativeReward:
         """Compare the descriptions of I instances with their views.
 
         Returns:
-            (I, 3) float: S1, S2 and the rank, means over several discriminators; and (I,), the
-            values in the form's range.
+            (I, 3) float64: S1, S2 and the rank, means over several discriminators; and (I,)
+            float64, the values in the form's range. (In float32 the form 'sigmoid' is 1 for all
+            margins above 0.17.)
         """
-        found = torch.stack([described.similarities(cosines) for cosines in
-                             self.compare(described.views.images, described.descriptions)])
+        found = torch.stack([described.similarities(cosines) for cosines in self.compare(
+            described.views.images, described.descriptions)]).double()
         return found.mean(0), self._value(found)
 
     @staticmethod

@@ -44,6 +44,14 @@ def test_what_does_not_match_is_named(lines, message):
         match_predictions(lines, ITEMS)
 
 
+@pytest.mark.parametrize('item, message', [
+    (dict(question='a'), "has no 'gt_masks'; use"),
+    (dict(img_id=1), "has no 'question' and no 'gt_masks'; use")])
+def test_data_without_questions_or_masks_are_refused(item, message):
+    with pytest.raises(ValueError, match=message):
+        score_predictions([item], [line(1, 'a')], ReasonSegMetric())
+
+
 @pytest.fixture
 def dataset_config(shapes_data):
     config = Config.fromfile(CONFIG).test_dataloader.dataset
@@ -178,6 +186,7 @@ def test_the_tool(run_tool, own_result, shapes_data, tmp_path):
     for arguments, message in (
             ([tmp_path / 'few.jsonl', *options], 'Each item should have a prediction, but none is'),
             ([tmp_path / 'no.jsonl', *options], 'does not exist'),
-            ([path, '--cfg-options', 'test_dataloader.dataset.data_root=no/such'], 'no/such')):
+            ([path, '--cfg-options', 'test_dataloader.dataset.data_root=no/such'], 'no/such'),
+            ([path, '--cfg-options', 'test_dataloader=None'], 'has no `test_dataloader`; name')):
         with pytest.raises(SystemExit, match=message):
             run_tool('evaluate_masks', CONFIG, *arguments)

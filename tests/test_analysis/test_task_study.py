@@ -91,8 +91,7 @@ def test_a_table_has_arms_and_their_differences():
     assert Estimate.of([1.0], [np.array([np.nan, 1.0])]).low == 1
 
 
-@pytest.fixture
-def scored():
+def score_run(discrimination):
     """Boxes of four images, half of them right; the likelihood tells which, and discrimination
     nothing."""
     rng = np.random.default_rng(0)
@@ -107,7 +106,8 @@ def scored():
                       for hit in right]
         rows.append(dict(image=f'test/test_{image:05d}.jpg', boxes=boxes, labels=[0] * 4,
                          box_right=right, scores=likelihood, features=dict(
-                             likelihood=likelihood, discrimination=[0.5] * 4, score=likelihood)))
+                             likelihood=likelihood, discrimination=discrimination,
+                             score=likelihood)))
     file = COCO()
     file.dataset = dict(images=[dict(id=i, width=100, height=100) for i in range(4)],
                         categories=[dict(id=1, name='circle')], annotations=annotations)
@@ -116,7 +116,8 @@ def scored():
         return ScoredRun(rows, rows, file, Draws(4, resamples=10))
 
 
-def test_scores_are_measured_as_the_metric_does(scored):
+def test_scores_are_measured_as_the_metric_does():
+    scored = score_run(discrimination=[0.5] * 4)
     value = {name: number for name, (number, _) in scored.measured.items()}
     assert value['likelihood AP'] == pytest.approx(100) and value['none AP'] < 70
     assert value['none ECE'] == value['none Brier'] == 0.5
@@ -128,3 +129,11 @@ def test_scores_are_measured_as_the_metric_does(scored):
     # What tells nothing is calibrated to the share of right boxes.
     assert scored.scores['discrimination', True] == pytest.approx(0.5)
     assert 'likelihood, calibrated AP' not in value  # its order is that of the likelihood
+
+
+def test_unknown_scores_count_as_0():
+    """As of a description that CLIP cannot use."""
+    found, expected = (score_run([0.9, unknown, 0.6, 0.4]) for unknown in (None, 0.0))
+    assert found.scores['discrimination', False][1] == 0
+    assert {name: number for name, (number, _) in found.measured.items()} == {
+        name: number for name, (number, _) in expected.measured.items()}

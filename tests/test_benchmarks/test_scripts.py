@@ -117,6 +117,12 @@ def test_speculation(run):
         assert about['seconds']['ratio'].keys() == {'plain', 'as on a GPU'}
 
 
+def test_box_scores(run):
+    result = run('box_scores', '--images', 2, '--batch-size', 2, '--repeats', 1)
+    assert result['questions'] == 2 and result['ratio'].keys() == {
+        'LikelihoodScorer', 'DiscriminationScorer', 'CombinedScorer'}
+
+
 def test_low_precision(run):
     rates = run('low_precision', '--rates', 1e-6, '--steps', 2, '--ways', 'bfloat16',
                 'bfloat16, stochastic rounding')['weights']

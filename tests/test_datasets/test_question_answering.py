@@ -83,7 +83,8 @@ def test_visual7w_telling_lists_its_choices_in_a_fixed_order():
     listed = '; '.join(f'({letter}) {text}'
                        for letter, text in zip('ABCD', item['choices'], strict=True))
     assert item['question'] == f'What is red? Choose one of these: {listed}'
-    assert keys(item, 'answers', 'question_type') == [('The square.', ), 'what']
+    right = 'ABCD'[item['choices'].index('The square.')]
+    assert keys(item, 'answers', 'question_type') == [(f'({right}) The square.', ), 'what']
 
 
 def test_visual7w_pointing_has_the_box_of_the_answer_as_evidence():

@@ -43,6 +43,13 @@ def test_without_flags_nothing_changes(config):
     assert test(config) == [] and config.to_dict() == dict(before, work_dir='work_dirs/x')
 
 
+def test_all_metrics_go_to_another_file_than_one_of_them(config, tmp_path):
+    config.test_evaluator[0].out_file = str(tmp_path / 'all.jsonl')
+    assert test(config, out=str(tmp_path / 'more.json')) == []
+    problem, = test(config, out=f'{tmp_path}/./all.json')
+    assert 'which `test_evaluator.0.out_file`' in problem and problem.endswith('rename one')
+
+
 def test_amp(config):
     assert train(config, amp=True) == [] and check_config(config).problems == []
     wrapper = config.optim_wrapper

@@ -108,6 +108,8 @@ def test_isotonic_by_hand():
     x = np.array([[0.9, 0.1, 0.2, 0.3, 0.5, 0.5]])
     found = fit_isotonic(x, np.array([True, False, True, False, True, False]))
     assert found == dict(x=[0.1, 0.2, 0.5, 0.9], y=[0.0, 0.5, 0.5, 1.0])
+    several = fit_isotonic(np.array([[0.2, 0.2, 0.2, 0.3]]), np.array([True, True, True, False]))
+    assert several == dict(x=[0.2, 0.3], y=[0.75, 0.75])
     with pytest.raises(ValueError, match='a single one for isotonic regression, but got 2'):
         fit_isotonic(np.zeros((2, 3)), np.ones(3, bool))
 

@@ -48,6 +48,7 @@ def test_values_have_their_brackets_and_quotes():
     (CUP.replace('"label"', '"x": {"label": "no", "y": [[{}]]}, "label"').join('[]'), ['"cup"']),
     (CUP.replace('}', ', "description": "}], <answer>"}').join('[]'), ['"cup"']),
     (CUP.replace('"cup"', '"杯 \U0001F375é"').join('[]'), ['"杯 \U0001F375é"']),
+    (CUP.replace('":', '" \n :').join('[]'), ['"cup"']),
     (CUP.replace('40', '4e1').replace(', ', ' ,').join('[]'), ['"cup"']),
     ('[{}, {"label": NaN}]', [None, 'NaN'])])
 def test_each_entry_is_found_where_the_parser_reads_it(answer, labels):

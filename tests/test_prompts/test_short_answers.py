@@ -59,18 +59,25 @@ def test_what_normalization_leaves_empty_is_compared_as_it_is():
     assert [is_match(text, ['A']) for text in ('a', ' A ', 'the', '.', '?', '')] == [
         True, True, False, False, False, False]
     assert [vqa_accuracy(text, ['A']) for text in ('a', '!')] == [1, 0]
-    assert [read_choice(text, ['x', 'A']) for text in ('?', 'the', 'a')] == [None, None, 1]
+    assert [read_choice(text, ['x', 'the']) for text in ('?', 'the', 'an')] == [None, 1, None]
 
 
 CHOICES = ['a cup.', 'The jug', 'D', 'two cups']
 
 
 @pytest.mark.parametrize('text, wanted', [
-    ('A', 0), ('(b)', 1), ('b.', 1), ('c)', 2), ('D', 2), ('d', 2), ('(d)', 3), ('E', None),
+    ('A', 0), ('(b)', 1), ('b.', 1), ('c)', 2), ('D', 3), ('d.', 3), ('(c) D', 2), ('E', None),
     ('cup', 0), ('the cup', 0), ('B: the jug', 1), ('(B) jug', 1), ('(B) cup', None),
     ('2 cups', 3), ('both', None), ('', None), ('Z.', None), ('A jug', 1)])
 def test_a_choice_by_letter_or_text(text, wanted):
     assert read_choice(text, CHOICES) == wanted
+
+
+def test_a_letter_is_no_text_of_another_choice():
+    """As for VLMEvalKit (can_infer) and MMMU's script in lmms-eval, which look for letters first;
+    a letter without a choice may be a text."""
+    assert [read_choice(text, ['B', 'a', 'Q']) for text in ('A', 'b.', '(A) B', '(a) a', 'q')] == [
+        0, 1, 0, None, 2]
 
 
 def test_choices_are_listed_by_letter():

@@ -40,6 +40,9 @@ def main() -> None:
             publish,
         )
         from mmdpad.registry import DATASETS, METRICS, is_kind, scope_of
+    if missing := [name for name in ('test_dataloader', 'test_evaluator') if not config.get(name)]:
+        raise SystemExit(f'{args.config} should have a test set, but has no '
+                         f'`{"` and no `".join(missing)}`; name another config')
     init_default_scope(scope_of(config, 'mmdpad'))
     evaluators = config.test_evaluator
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators

@@ -15,6 +15,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from mmdpad.prompts.short_answers import letter_and_text
 from mmdpad.utils import new_folder, to_jsonl
 
 from ..annotation_fields import SEVERAL_IMAGES, unreadable, wrong_field
@@ -159,9 +160,8 @@ def _make_line(row: Mapping[str, str], where: str, evidence: str,
         if answer not in names:
             raise wrong_field(where, 'answer', f'one of the choices {", ".join(options)}',
                               row['answer'])
-        right = names.index(answer)
         line['choices'] = choices
-        line['answers'] = [f'({ascii_uppercase[right]}) {choices[right]}']
+        line['answers'] = [letter_and_text(names.index(answer), choices)]
     if boxes := row.get(evidence):
         line['evidence'] = _read_boxes(boxes, evidence, where)
     if kind := row.get(question_type or ''):

@@ -42,6 +42,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().__init__(*args, **kwargs)
         self._stop = StopRequest()
         self._in_training = False
+        self._progress: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Restore the record of the resumed run's files, and remove unfinished ones."""
@@ -72,6 +73,19 @@ class AtomicCheckpointHook(CheckpointHook):
         mmengine's hook is not set up."""
         if self._in_training:
             super().after_val_epoch(runner, metrics)
+
+    def before_val(self, runner: Runner) -> None:
+        """Note how far the training is, for the best checkpoint."""
+        self._progress = dict(epoch=runner.epoch, iter=runner.iter)
+
+    def after_val(self, runner: Runner) -> None:
+        """The training goes on."""
+        self._progress = {}
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Correct what mmengine's FlexibleRunner writes in a validation: it counts the next
+        iteration, which a resumed run would then leave out."""
+        checkpoint['meta'].update(self._progress)
 
     def after_train(self, runner: Runner) -> None:
         """Training ended normally; stop listening."""

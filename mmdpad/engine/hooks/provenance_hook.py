@@ -41,7 +41,8 @@ class ProvenanceHook(Hook):
       (:func:`mmdpad.tasks.describe_tasks`: ``several_objects``, ``prompt_template`` and so on, or
       ``tasks`` if there are several), ``test_cfg`` (``temperature`` 0 is greedy) and, if it has
       one, ``box_scorer``: options and calibration, with ``common_images``, how many images of the
-      data the calibration was fitted on (a warning).
+      data the calibration was fitted on. A warning names them, or another policy that it was fitted
+      to.
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
       the policy's and the decoder's; ``config``; ``data_root`` and ``data``
@@ -77,19 +78,22 @@ class ProvenanceHook(Hook):
 
     def _describe(self, runner: Runner, loop: Any) -> None:
         model, dataset = unwrap(runner.model), loop.dataloader.dataset
+        weights = self._weights(model)
         if id(loop) not in self._data:
             self._data[id(loop)] = describe_data(dataset)
         publish(jsonable(dict(
             protocol=dict(dataset_switches(dataset), model_image_size=_model_image_size(dataset),
-                          **_model_switches(model), **self._describe_scorer(runner, model, loop)),
+                          **_model_switches(model),
+                          **self._describe_scorer(runner, model, loop, weights.get('policy'))),
             provenance=dict(
                 checkpoint=osp.basename(runner.cfg.get('load_from') or '') or None,
-                iter=trained_iterations(), weights=self._weights(model),
+                iter=trained_iterations(), weights=weights,
                 config=hash_config(runner.cfg), **self._data[id(loop)],
                 **describe_environment(runner.seed)))))
 
-    def _describe_scorer(self, runner: Runner, model: nn.Module, loop: Any) -> dict[str, Any]:
-        """``box_scorer``, if the model has one."""
+    def _describe_scorer(self, runner: Runner, model: nn.Module, loop: Any,
+                         policy: str | None) -> dict[str, Any]:
+        """``box_scorer``, if the model has one, whose policy has this SHA-256."""
         scorer = getattr(model, 'box_scorer', None)
         if scorer is None:
             return {}
@@ -105,6 +109,11 @@ class ProvenanceHook(Hook):
                     f'`model.box_scorer.calibration` {scorer.calibration.file!r} was fitted on '
                     f'{common} of the {len(images)} images of this evaluation, so `ece` and '
                     '`brier` are better than on new images; fit it on another split')
+            if scorer.calibration.fitted_on.get('policy') not in (None, policy):
+                runner.logger.warning(
+                    f'`model.box_scorer.calibration` {scorer.calibration.file!r} was fitted to the '
+                    'boxes of a policy with other weights, so scores may not be probabilities for '
+                    'this one; evaluate this one on a validation split and fit it again')
         return dict(box_scorer=described)
 
     def _weights(self, model: nn.Module) -> dict[str, str | None]:

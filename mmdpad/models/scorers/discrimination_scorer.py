@@ -84,8 +84,8 @@ class DiscriminationScorer(BoxScorer):
         """See :class:`BoxScorer`. All answers are compared in one call of each discriminator."""
         described = DescribedInstances(_as_rollout(answers), self.reward.options)
         found, values = self.reward.score_instances(described)
-        rows = [torch.full((len(answer.objects), len(self.feature_names) + 1), torch.nan)
-                for answer in answers]
+        rows = [torch.full((len(answer.objects), len(self.feature_names) + 1), torch.nan,
+                           dtype=torch.float64) for answer in answers]
         for instance, (s1, s2, rank), value in zip(
                 described.instances, found, values, strict=True):
             if (s1 - s2).isfinite():
@@ -93,7 +93,7 @@ class DiscriminationScorer(BoxScorer):
                     [s1, s2, s1 - s2, rank, value.clamp(max=1)])
         scored = []
         for row in rows:
-            *features, score = row.double().numpy().T
+            *features, score = row.numpy().T
             scored.append(ScoredObjects(np.nan_to_num(score), dict(
                 zip(self.feature_names, features, strict=True), score=score)))
         return scored

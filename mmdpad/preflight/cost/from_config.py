@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmengine.registry import DefaultScope
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmdpad.datasets.transforms import ModelImageResize
+from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.models import (
@@ -307,21 +309,17 @@ def _optimizer_numbers(optimizer: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of a model image in pixels."""
-    sizes = [step['size'] for step in _pipeline(config)
-             if is_kind(step, ModelImageResize, TRANSFORMS)]
-    if not sizes:
-        raise ValueError('`train_dataloader.dataset.pipeline` should have a `ModelImageResize`, '
-                         'which gives the size of the model image, but has none; add one')
-    width, height = sizes[-1]
+    """Height and width of a model image in pixels; of several data sets, the largest."""
+    sizes = []
+    for dataset in open_wrappers(config['train_dataloader']['dataset']):
+        own = [step['size'] for step in dataset.get('pipeline', ())
+               if is_kind(step, ModelImageResize, TRANSFORMS)]
+        if not own:
+            raise ValueError('`train_dataloader.dataset.pipeline` should have a `ModelImageResize`,'
+                             ' which gives the size of the model image, but has none; add one')
+        sizes.append(own[-1])
+    width, height = max(sizes, key=math.prod)
     return height, width
-
-
-def _pipeline(config: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    dataset = config['train_dataloader']['dataset']
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset.get('pipeline', ())
 
 
 def _text_tokens(model: Mapping[str, Any], model_type: str) -> tuple[int, str]:

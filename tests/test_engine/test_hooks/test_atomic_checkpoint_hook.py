@@ -11,9 +11,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
-from mmdpad.engine.checkpoints import find_complete_checkpoint
+from mmdpad.engine.checkpoints import find_complete_checkpoint, read_meta
 from mmdpad.engine.hooks import AtomicCheckpointHook
 
 
@@ -60,13 +60,13 @@ class EndHook(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def run(folder, max_keep_ckpts=1, interval=1, **end):
+def run(folder, max_keep_ckpts=1, interval=1, kind=Runner, **end):
     """Four iterations, a checkpoint after each and a validation after every second."""
     data = dict(batch_size=1, num_workers=0, dataset=[torch.ones(1)] * 8,
                 sampler=dict(type='DefaultSampler', shuffle=False))
-    runner = Runner(
-        Toy(), str(folder), data, data, experiment_name=f'toy_{folder}', log_level='ERROR',
-        default_scope='mmdpad',
+    runner = kind(
+        model=Toy(), work_dir=str(folder), train_dataloader=data, val_dataloader=data,
+        experiment_name=f'toy_{folder}', log_level='ERROR', default_scope='mmdpad',
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=2),
         val_cfg=dict(), val_evaluator=dict(type='Evaluator', metrics=[]),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
@@ -78,6 +78,14 @@ def run(folder, max_keep_ckpts=1, interval=1, **end):
     if end:
         runner.register_hook(EndHook(**end))
     runner.train()
+
+
+@pytest.mark.parametrize('kind', [Runner, FlexibleRunner])
+def test_a_checkpoint_of_a_validation_resumes_after_its_iteration(tmp_path, kind):
+    """FlexibleRunner writes one more then, and a resumed run would leave an iteration out."""
+    run(tmp_path, max_keep_ckpts=-1, kind=kind)
+    names = {f'iter_{number}': number for number in range(1, 5)} | dict(best_score_iter_4=4)
+    assert {name: read_meta(f'{tmp_path}/{name}.pth')['iter'] for name in names} == names
 
 
 def killed_after(folder, steps) -> bool:

@@ -88,11 +88,11 @@ def test_a_validation_names_the_weights_of_its_iteration(config, hashed):
 
 
 def test_scorer_and_calibration_are_named(config, tmp_path):
-    """With a warning for images that the calibration was fitted on."""
+    """With warnings for images that the calibration was fitted on, and for another policy."""
     image = next(iter(Runner.build_dataloader(config.test_dataloader).dataset))['data_samples']
     fitted = Calibration(
         'isotonic', ('score', ), dict(x=[0.0], y=[0.5]), 0.5, LikelihoodScorer().options(),
-        dict(images=[hash_image(image.img_path, image.img_id), 'another']))
+        dict(images=[hash_image(image.img_path, image.img_id), 'another'], policy='other'))
     config.merge_from_dict({
         'model.tasks': dict(detection=dict(type='DetectionTask', template='find "{question}"')),
         'model.policy.prompt_template': 'default',
@@ -105,7 +105,14 @@ def test_scorer_and_calibration_are_named(config, tmp_path):
     runner.test_evaluator.metrics.clear()
     with patch.object(runner.logger, 'warning') as warn:
         runner.test()
-    assert 'was fitted on 1 of the 2 images' in warn.call_args.args[0]
+    images, policy = (call.args[0] for call in warn.call_args_list)
+    assert 'was fitted on 1 of the 2 images' in images
+    assert 'was fitted to the boxes of a policy with other weights' in policy
+    fitted.fitted_on.update(images=[], policy=digest_weights(runner.model.policy))
+    runner.model.box_scorer.calibration = fitted
+    with patch.object(runner.logger, 'warning') as warn:
+        provenance_hook.ProvenanceHook().before_test(runner)
+    warn.assert_not_called()
     scorer = seen[0]['protocol']['box_scorer']
     assert scorer.pop('calibration') == dict(fitted.read(str(tmp_path / 'c.json')).describe(),
                                              common_images=1)

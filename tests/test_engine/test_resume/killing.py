@@ -59,10 +59,10 @@ class KillHook(Hook):
 
 
 @REWARDS.register_module()
-def NoisyReward(rollout):
-    """Draws from every generator that a process has."""
-    noise = random.random() + np.random.rand() + torch.rand(()).item()
-    return torch.full((rollout.num_prompts, rollout.group_size), noise)
+def NoisyReward(rollout, of_each=False):
+    """Draws from every generator that a process has, for all responses or for each."""
+    shape = (rollout.num_prompts, rollout.group_size)
+    return (random.random() + np.random.rand() + torch.rand(shape if of_each else ())).expand(shape)
 
 
 @TRANSFORMS.register_module()

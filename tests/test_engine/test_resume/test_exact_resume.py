@@ -15,6 +15,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdpad.engine.strategies import merge_shards
+from mmdpad.preflight.smoke import make_smoke_config
+from mmdpad.utils import read_jsonl
+
 HERE = Path(__file__).parent
 TIMES = re.compile(r'time|tokens_per_second|memory|eta|data_time')
 
@@ -85,6 +89,15 @@ def logged(folder: Path) -> dict[tuple, list[dict]]:
     return found
 
 
+def sampled(folder: Path) -> dict[tuple, list[dict]]:
+    """The lines of all `rollouts*.jsonl`, by process, iteration, prompt and response."""
+    found: dict[tuple, list[dict]] = {}
+    for path in sorted(folder.glob('*/rollouts*.jsonl')):
+        for row in read_jsonl(str(path)):
+            found.setdefault((path.name, row['iter'], row['group'], row['index']), []).append(row)
+    return found
+
+
 def differences(one, other, where='') -> list[str]:
     """Paths of what differs in two checkpoints, times and places left out."""
     if isinstance(one, torch.Tensor):
@@ -106,26 +119,27 @@ def differences(one, other, where='') -> list[str]:
 
 def assert_same(straight: Path, killed: Path, done: str, besides: Sequence[str] = ()) -> None:
     """The same files, the same content (but for what is remembered as one of `besides`), and the
-    same values for each time that one was logged."""
-    names = [sorted(path.name for path in folder.glob('*') if path.is_file())
-             for folder in (straight, killed)]
+    same values and rollouts for each time that one was logged."""
+    names = [sorted(path.name for path in folder.glob('*')
+                    if path.is_file() or path.suffix == '.pth') for folder in (straight, killed)]
     assert names[0] == names[1], done
     assert any(name.startswith('iter_') for name in names[0])
     for name in names[0]:
         if name.endswith('.pth'):
-            states = [torch.load(folder / name, weights_only=True)
-                      for folder in (straight, killed)]
+            states = [merge_shards(path) if path.is_dir() else torch.load(path, weights_only=True)
+                      for path in (straight / name, killed / name)]
             for state in states:  # the text of the config and the like
                 state['meta'] = {key: state['meta'][key] for key in ('iter', 'epoch', 'seed')}
                 for entry in ('cfg', 'experiment_name', *besides):
                     for part in ('runtime_info', 'resumed_keys'):
                         state['message_hub'][part].pop(entry, None)
             assert not differences(*states), f'{name}: {done}'
-    expected, found = logged(straight), logged(killed)
-    assert expected.keys() == found.keys(), done
-    for key, lines in found.items():
-        for line in lines:
-            assert [line] == expected[key], f'{key}: {done}'
+    for read in (logged, sampled):
+        expected, found = read(straight), read(killed)
+        assert expected.keys() == found.keys(), done
+        for key, lines in found.items():
+            for line in lines:
+                assert [line] == expected[key], f'{key}: {done}'
 
 
 def test_killed_at_random_moments(config, tmp_path, kills=2):
@@ -198,3 +212,35 @@ def test_supervised_with_epochs_of_four_iterations(shapes_data, tmp_path):
     config.train_dataloader.dataset.pipeline.insert(1, dict(type='NoisyImage'))
     done = train(config, tmp_path, 3)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+
+
+@pytest.mark.slow
+@pytest.mark.promise('Training', 'SIGKILL at a random moment',
+                     'no data worker survives; --resume ends bit for bit as an undisturbed run')
+@pytest.mark.parametrize('strategy', [None, dict(type='mmdpad.FSDP2Strategy')],
+                         ids=['ddp', 'fsdp2'])
+def test_three_tasks_on_two_processes(tmp_path, strategy, tried):
+    """Advantages are normalized over all responses of a task, whichever process has them."""
+    config = Config.fromfile(HERE.parents[2] / 'configs/dpad/qwen7b_mixed_tasks.py')
+    config, _ = make_smoke_config(config, '', tmp_path / 'tiny')
+    config.merge_from_dict({
+        'model.train_cfg.max_new_tokens': 120, 'model.test_cfg.max_new_tokens': 120,
+        'optim_wrapper.optimizer.lr': 1e-3, 'default_hooks.checkpoint.interval': 2,
+        'train_cfg.max_iters': 8, 'train_cfg.val_begin': 1, 'train_cfg.val_interval': 3,
+        'train_cfg.advantage': 'reinforce++'})
+    for split in ('train', 'val'):
+        for dataset in config[f'{split}_dataloader'].dataset.datasets:
+            resize = next(step for step in dataset.pipeline if step.type == 'ModelImageResize')
+            resize.size = (112, 112)
+    config.train_cfg.rewards.noise = dict(type='NoisyReward', of_each=True)
+    config.visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+    config.custom_hooks = [*config.custom_hooks, dict(type='KillHook')]
+    config.custom_imports = dict(imports=['mmdpad.preflight.scripted_rollout'])
+    if strategy:
+        config.strategy = strategy
+    done = train(config, tmp_path, 3, processes=2)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+    rows = [row for (row, *_) in sampled(tmp_path / 'straight').values()]
+    assert len({row['task'] for row in rows}) == 3
+    assert len({row['advantage'] for row in rows}) > len(rows) / 2
+    tried('three tasks on two processes, under DDP and FSDP2, killed 3 times')

@@ -38,6 +38,18 @@ def launch(config, processes, *arguments, check=True, **variables):
     return result
 
 
+def evaluate(config, processes):
+    """tools/test.py on a config and its start policy, by processes under a launcher."""
+    path = Path(config.work_dir).with_suffix('.config.py')
+    config.dump(path)
+    result = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+         f'--nproc-per-node={processes}', 'tools/test.py', str(path), '--launcher', 'pytorch',
+         '--work-dir', config.work_dir], cwd=ROOT, env=environment(), capture_output=True,
+        text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-5000:]
+
+
 def run_here(config):
     Runner.from_cfg(config).train()
     return weights_of(Path(config.work_dir, f'iter_{config.train_cfg.max_iters}.pth'))

@@ -15,6 +15,7 @@ from launching import (
     NOISE,
     ROOT,
     environment,
+    evaluate,
     farthest,
     launch,
     run_here,
@@ -29,6 +30,7 @@ from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
 from mmdpad.engine.strategies.fsdp2_strategy import _parts_of_other_dtypes
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.toy.policy_folder import make_policy_folder
+from mmdpad.utils import read_jsonl
 
 HERE_FIRST = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
 
@@ -260,14 +262,29 @@ def test_evaluates_parts_by_uneven_processes(make_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluates_weights_of_a_type_that_cannot_be_trained(make_config, tmp_path):
-    config = make_config('parts', strategy=FSDP2, **{'model.policy.dtype': 'bfloat16'})
-    config.dump(tmp_path / 'test.py')
-    found = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', 'tools/test.py',
-         str(tmp_path / 'test.py'), '--launcher', 'pytorch', '--work-dir', str(tmp_path / 'test')],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stderr[-5000:]
+def test_evaluates_weights_of_a_type_that_cannot_be_trained(make_config):
+    evaluate(make_config('parts', strategy=FSDP2, **{'model.policy.dtype': 'bfloat16'}), 1)
+
+
+@pytest.mark.slow
+def test_scores_of_boxes_by_uneven_processes(tiny_task_config, tmp_path):
+    """The policy's pass over answers, on 5 samples by two processes: those of one process. Where
+    one process has an answer with boxes, the other may have none."""
+    config = tiny_task_config('ovd')
+    config.merge_from_dict({'model.policy.dtype': 'float64',
+                            'model.box_scorer': dict(_delete_=True, type='LikelihoodScorer')})
+    config.test_dataloader.update(
+        batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False, round_up=False))
+    config.test_dataloader.dataset.num_samples = 5
+    found = []
+    for name, processes, strategy in (('one', 1, None), ('parts', 2, FSDP2)):
+        config.work_dir, config.strategy = str(tmp_path / name), strategy
+        config.test_evaluator = dict(type='DetectionMetric', out_file=f'{config.work_dir}.jsonl')
+        evaluate(config, processes)
+        rows = list(read_jsonl(f'{config.work_dir}.jsonl'))
+        found.append([value for row in rows for values in (
+            *row['boxes'], row['scores'], *row['features'].values()) for value in values])
+    assert len(found[0]) > 40 and found[1] == pytest.approx(found[0], rel=1e-9)
 
 
 @pytest.mark.slow

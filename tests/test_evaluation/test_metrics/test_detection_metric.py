@@ -65,6 +65,12 @@ def test_counts_by_hand():
     assert metrics['detection/f1_low'] <= metrics['detection/f1'] <= metrics['detection/f1_high']
 
 
+def test_a_failure_is_no_rejection():
+    samples = [make_sample([], targets=(), image=image, failure=failure)
+               for image, failure in enumerate((None, 'no_json', 'no_answer', None))]
+    assert evaluate(samples)['detection/no_target_accuracy'] == 50
+
+
 def test_images_are_resampled_with_all_their_questions():
     """Two questions of opposite result about each image: its sum never varies."""
     samples = [make_sample([(CUP, 0)] if right else [], ((CUP, 0), ), (0, ), image=image)

@@ -40,6 +40,15 @@ def test_a_character_of_several_tokens(tokenizer):
         assert found == (text, [(place, place + 1) for place in places])
 
 
+def test_an_added_token_outside_the_alphabet_is_its_own_text():
+    tokenizer = AutoTokenizer.from_pretrained(POLICY_WEIGHTS)
+    tokenizer.add_tokens(['two words', '狗'])
+    ids = [*tokens_of(tokenizer, b'a'),
+           *tokenizer.convert_tokens_to_ids(['two words', '狗']), *tokens_of(tokenizer, b'b')]
+    assert place_tokens(tokenizer, ids) == (
+        tokenizer.decode(ids), [(0, 1), (1, 10), (10, 11), (11, 12)])
+
+
 @pytest.mark.parametrize('family', [
     'toy', *(pytest.param(family, marks=pytest.mark.slow)
              for family in ('qwen2_5_vl', 'qwen3_vl', 'glm4v', 'lfm2_vl', 'internvl'))])

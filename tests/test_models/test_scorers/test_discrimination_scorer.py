@@ -32,8 +32,8 @@ class ColorMatcher(nn.Module):
             for caption in captions] for image in images]).reshape(len(images), len(captions))
 
 
-def scorer(**options):
-    return DiscriminationScorer(dict(type='ColorMatcher'), device='cpu', **options)
+def scorer(kind='ColorMatcher', **options):
+    return DiscriminationScorer(dict(type=kind), device='cpu', **options)
 
 
 def given(*objects):
@@ -53,9 +53,30 @@ def test_by_hand():
     assert (found.features['score'] == found.scores).all()
 
 
+@MODELS.register_module()
+class SignedMatcher(ColorMatcher):
+    """The same in [-1, 1]."""
+
+    def forward(self, images, captions):
+        return 2 * super().forward(images, captions) - 1
+
+
+def test_values_above_1_count_as_1():
+    """S1 = 1 and S2 = -1 / 2."""
+    found, = scorer('SignedMatcher', form='margin')([given((RED, 'red', None))])
+    assert found.features['s_margin'].tolist() == [1.5] and found.scores.tolist() == [1]
+
+
 def test_one_object_is_compared_with_the_image():
     found, = scorer()([given((RED, 'red', None))])
     assert found.features['s_margin'].tolist() == [0.75]
+
+
+def test_large_margins_are_told_apart():
+    """sigmoid(100 x) is 1 in float32 for both, 10 / 21 - 1 / 4 and 10 / 20 - 1 / 4."""
+    first, second = (found.scores[0] for found in scorer()(
+        [given(((12., 0., x2, 10.), 'green', None)) for x2 in (33., 32.)]))
+    assert np.log([1 - first, 1 - second]) == pytest.approx([-22.62, -25], abs=0.01)
 
 
 def test_what_cannot_be_compared_is_worth_nothing_and_unknown():

@@ -73,6 +73,16 @@ def test_only_labelled_boxes_are_scored(build, batch):
     assert [len(sample.pred_instances) for sample in model.test_step(batch)] == [0, 0]
 
 
+def test_an_answer_that_cannot_be_used_costs_no_pass(build, batch):
+    """Although one of its objects can be read."""
+    model = build(box_scorer=dict(type='LikelihoodScorer'))
+    model.box_scorer.score = None
+    model.rollout_engine = FixedRollout([SEGMENTED, DETECTED.replace('"bird"', '3')])
+    batch['data_samples'][1].set_metainfo(ASKED)
+    _, found = model.test_step(batch)
+    assert found.reasoning['parsed'].objects[0].label == 'Cup' and len(found.pred_instances) == 0
+
+
 def test_stored_and_sampled_answers_have_the_same_scores(build, batch):
     """Whether they are sampled with the batch, ahead of it, or read from a file, since the tokens
     of these texts are the tokenizer's own; and at any temperature of the sampling."""

@@ -54,6 +54,13 @@ def test_the_published_recipe_is_read():
     assert cost.frozen['CLIP'].flops > 32 * 8.6e9
 
 
+def test_of_several_data_sets_the_largest_image_counts():
+    config = config_of('qwen7b_mixed_tasks')
+    assert read_config_cost(config).work.image.grid == ((1, 60, 60), )
+    config.train_dataloader.dataset.datasets[1].pipeline[1].size = (1120, 840)
+    assert read_config_cost(config).work.image.grid == ((1, 60, 80), )
+
+
 def test_a_clip_is_in_memory_once_and_computes_for_each_term():
     config = config_of('qwen7b_reasonseg')
     (hook, ) = config.custom_hooks
