@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mmengine.structures import InstanceData
     from torch import Tensor
 
+ABSTAINED = 'abstained'
+"""The reason of the :class:`ParseFailure` of a sample whose candidates were all rejected. Its empty
+mask is right where the question has no target."""
 
 @dataclass(frozen=True)
 class Candidate:

@@ -75,6 +75,9 @@ class ConceptAgent(ReasoningSegmentor):
         super().__init__(policy, decoder, **kwargs)
         if not isinstance(self.decoder, ConceptDecoder):
             raise ValueError(describe_unsuitable(type(self.decoder)))
+        if self.choice is not None:
+            raise ValueError('`test_cfg.num_samples` should be None for ConceptAgent, which answers '
+                             f'in several steps, but got {self.choice.num_samples}; leave it out')
         if without := [name for name, task in self.tasks.items() if not task.decodes_masks]:
             raise ValueError(f'`tasks` of ConceptAgent, whose answers are masks, should decode '
                              f'masks, but {without} do not; leave them out')

@@ -92,3 +92,20 @@ class Selector(ABC):
     def instances(self, selection: Selection, chosen: int) -> InstanceData:
         """The instances to answer with, by default those of the chosen candidate."""
         return selection.candidates[chosen].instances
+
+
+def check_masks(name: str, tasks: Mapping[str, Task]) -> None:
+    """Check that a selector that needs masks gets answers with masks.
+
+    Raises:
+        ValueError: A task decodes none.
+    """
+    refuse(name, [task for task, own in tasks.items() if not own.decodes_masks],
+           'answers with masks', "set `model.test_cfg.select='likelihood'`, which suits all tasks")
+
+
+def refuse(name: str, tasks: Sequence[str], wanted: str, fix: str) -> None:
+    """Raise ValueError if there are tasks that a selector cannot serve."""
+    if tasks:
+        raise ValueError(f'`tasks` should give {wanted} for the selector {name!r}, but '
+                         f'{list(tasks)} do not; {fix}')
