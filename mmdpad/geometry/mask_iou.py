@@ -77,8 +77,9 @@ def score_mask(sample: dict, ignore_regions: str
     """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
 
     Several objects count as the union of their masks. If the question has no target, the IoU is 1
-    for an empty prediction, also by abstaining, and 0 otherwise (gRefCOCO, arXiv 2306.00968). If it has one but the
-    annotation marks none (``empty_target``), the protocol decides, see :func:`mask_iou`.
+    for an empty prediction, also by abstaining, and 0 otherwise (gRefCOCO, arXiv 2306.00968). If it
+    has one but the annotation marks none (``empty_target``), the protocol decides, see
+    :func:`mask_iou`.
 
     Returns:
         The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in

@@ -66,8 +66,10 @@ class Selection:
         overlaps: float64 (N, N) in [0, 1], IoU of the union masks of two candidates, 1 of two empty
             masks; 0 if one of the two is unusable. Of a task that decodes no masks, 1 where two
             answers in words are the same.
+        scores: float64 (N,), the values by the selector that chose, NaN where it has none; None
+            before a choice.
         chosen: The index of the chosen candidate; None if all were rejected (abstained).
-        value: The selector's value of the chosen one, or if all were rejected that of the best.
+        value: The score of the chosen one, or if all were rejected that of the best.
         seconds: Shares of the time: ``sample`` (of the batch's), ``decode``, ``select``.
         clip_calls: How many images the discriminator had to encode.
     """
@@ -76,6 +78,7 @@ class Selection:
     values: dict[str, np.ndarray]
     overlaps: np.ndarray
     greedy: Candidate | None = None
+    scores: np.ndarray | None = None
     chosen: int | None = None
     value: float = float('nan')
     seconds: dict[str, float] = field(default_factory=dict)
@@ -99,5 +102,5 @@ class Selection:
             raise ValueError(f'`n` should be from 1 to {len(self)}, the number of candidates, but '
                              f'got {n}')
         return replace(self, candidates=self.candidates[:n], overlaps=self.overlaps[:n, :n],
-                       values={name: own[:n] for name, own in self.values.items()}, chosen=None,
-                       value=float('nan'))
+                       values={name: own[:n] for name, own in self.values.items()}, scores=None,
+                       chosen=None, value=float('nan'))

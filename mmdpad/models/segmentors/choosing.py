@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
-from torch import Tensor
 
 from mmdpad.geometry.mask_iou import pairwise_iou, union_of
 from mmdpad.models.non_finite import naming_samples
+from mmdpad.models.scorers.box_scorer import as_plain
 from mmdpad.models.selectors import Asked, Selector, build_selector
+from mmdpad.models.selectors.building import as_config
+from mmdpad.models.selectors.selector import best_of
 from mmdpad.prompts import read_choice
 from mmdpad.prompts.short_answers import comparable
 from mmdpad.structures import Candidate, ParseFailure, Selection
@@ -38,12 +40,14 @@ class Choice:
         selector: Gives each a value; the best one is the answer.
         abstain_below: If no value is at least this, there is no answer; None: there always is one.
         compare_greedy: Whether the greedy answer is also asked for, for a comparison.
+        config: The selector's config.
     """
 
     num_samples: int
     selector: Selector
     abstain_below: float | None = None
     compare_greedy: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, test_cfg: Mapping[str, Any], tasks: Mapping[str, Task]) -> Choice | None:
@@ -54,16 +58,25 @@ class Choice:
         """
         if test_cfg.get('num_samples') is None:
             return None
-        selector = build_selector(test_cfg['select'])
-        selector.prepare(tasks)
+        config = as_config(test_cfg['select'])
+        selector = build_selector(config)
+        selector.check_tasks(tasks)
+        selector.prepare()
         return cls(int(test_cfg['num_samples']), selector, test_cfg.get('abstain_below'),
-                   test_cfg.get('compare_greedy', False))
+                   test_cfg.get('compare_greedy', False), config)
+
+    def describe(self) -> dict[str, Any]:
+        """What the choice depends on, as plain data without folders of this machine."""
+        return dict(num_samples=self.num_samples, select=as_plain(self.config),
+                    abstain_below=self.abstain_below)
 
     def take(self, selection: Selection) -> Selection:
         """The selection with its choice."""
-        best, value = self.selector.choose(selection)
-        rejected = self.abstain_below is not None and not value >= self.abstain_below
-        return replace(selection, chosen=None if rejected else best, value=value)
+        scores = self.selector.values(selection)
+        best = best_of(scores, selection.usable)
+        rejected = self.abstain_below is not None and not scores[best] >= self.abstain_below
+        return replace(selection, scores=scores, chosen=None if rejected else best,
+                       value=float(scores[best]))
 
 
 def choose_answers(model: ReasoningSegmentor, inputs: Inputs,
@@ -121,7 +134,7 @@ def _collect(model: ReasoningSegmentor, inputs: Inputs, data_samples: Sequence[D
     seconds that they took."""
     choice = model.choice
     assert choice is not None
-    cached = [sample.pop('cached_responses', None) for sample in data_samples]
+    cached = [sample.get('cached_responses') for sample in data_samples]
     given = [sample.pop('sampled_responses', None) for sample in data_samples]
     drawn = [one[0] if one is not None else ahead[0] if ahead is not None else []
              for one, ahead in zip(cached, given, strict=True)]
@@ -198,8 +211,8 @@ def _in_words(parsed: Parsed, choices: Sequence[str]) -> Any:
 
 def _answer_of(model: ReasoningSegmentor, choice: Choice, selection: Selection) -> dict[str, Any]:
     """The answer that was chosen, as :func:`choose_answers` returns it."""
-    best = (choice.selector.choose(selection)[0] if selection.chosen is None
-            else selection.chosen)
+    assert selection.scores is not None
+    best = best_of(selection.scores, selection.usable)
     candidate = selection.candidates[best]
     parsed = candidate.parsed
     instances = choice.selector.instances(selection, best)

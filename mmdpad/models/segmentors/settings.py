@@ -80,13 +80,13 @@ def check_choice(test_cfg: Mapping[str, Any], sampling: Mapping[str, Any]) -> No
     """
     count, temperature = sampling['group_size'], sampling['temperature']
     if count > 1 and temperature == 0:
-        raise ValueError(f'`test_cfg.temperature` should be above 0 where `test_cfg.num_samples` is '
-                         f'{count}, since greedy answers are all the same, but got {temperature}; '
-                         'set temperature=1.0')
+        raise ValueError(f'`test_cfg.temperature` should be above 0 where '
+                         f'`test_cfg.num_samples` is {count}, since greedy answers are all the '
+                         f'same, but got {temperature}; set temperature=1.0')
     if test_cfg.get('select') is None:
         raise ValueError(f'`test_cfg.select` should say how to choose among `test_cfg.num_samples` '
                          f"= {count} answers, but got None; set it, such as select='consensus'")
-    config = as_config(test_cfg['select'], 'test_cfg.select')
+    config = as_config(test_cfg['select'])
     if count == 1 and config['type'] == 'ConsensusSelector':
         raise ValueError('`test_cfg.num_samples` should be at least 2 for a consensus, but got 1; '
                          'set num_samples=8, or another `select`')

@@ -40,7 +40,7 @@ class ConsensusSelector(Selector):
     def __init__(self, vote: bool = False) -> None:
         self.vote = vote
 
-    def prepare(self, tasks: Mapping[str, Task]) -> None:
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
         """See :class:`Selector`."""
         if self.vote:
             check_masks('ConsensusSelector with `vote`', tasks)

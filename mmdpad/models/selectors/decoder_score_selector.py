@@ -25,7 +25,7 @@ class DecoderScoreSelector(Selector):
 
     name = 'decoder_score'
 
-    def prepare(self, tasks: Mapping[str, Task]) -> None:
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
         """See :class:`Selector`."""
         check_masks(self.name, tasks)
 

@@ -16,7 +16,6 @@ from mmdpad.tasks import Task
 
 from .selector import Asked, Selector, check_masks
 
-DEFAULT_DISCRIMINATOR = dict(type='CLIPDiscriminator')
 CONTRASTS = ('image', 'masked')
 
 
@@ -26,13 +25,12 @@ class DiscriminationSelector(Selector):
     answer names than the whole image; in [-2, 2].
 
     This is the margin of :class:`mmdpad.rewards.DiscriminativeReward` with
-    ``region='predicted'``, before its form, without a ground truth. An answer has no value without a
-    caption that the discriminator can use, without a box, or if its box may not be a region.
+    ``region='predicted'``, before its form, without a ground truth. An answer has no value without
+    a caption that the discriminator can use, without a box, or if its box may not be a region.
 
     Args:
         discriminator: Config of the discriminator, or a list of them, whose mean counts; with an
-            equal config, a reward term and this share one model. None: CLIP as in the paper,
-            :class:`mmdpad.models.CLIPDiscriminator` with its default arguments.
+            equal config, a reward term and this share one model.
         contrast: What S2 compares with: 'image', or 'masked' (the image without the region).
         max_region, region_margin: See :class:`mmdpad.rewards.DiscriminativeOptions`.
         device: Where the discriminators run; default: mmengine's current device.
@@ -44,20 +42,22 @@ class DiscriminationSelector(Selector):
 
     name = 'discrimination'
 
-    def __init__(self, discriminator: dict | Sequence[dict] | None = None,
+    def __init__(self, discriminator: dict | Sequence[dict],
                  contrast: str = 'image', max_region: float = 1.0, region_margin: float = 0.0,
                  device: str | None = None) -> None:
         if contrast not in CONTRASTS:
-            raise ValueError(f'`contrast` should be one of {CONTRASTS}, since an answer is compared '
-                             f'without the objects in the data, but got {contrast!r}; set one')
+            raise ValueError(f'`contrast` should be one of {CONTRASTS}, since the objects in the '
+                             f'data are not known, but got {contrast!r}; set one')
         self.reward = DiscriminativeReward(
-            DEFAULT_DISCRIMINATOR if discriminator is None else discriminator, device,
-            region='predicted', contrast=contrast, max_region=max_region,
+            discriminator, device, region='predicted', contrast=contrast, max_region=max_region,
             region_margin=region_margin)
 
-    def prepare(self, tasks: Mapping[str, Task]) -> None:
-        """Also build the discriminators."""
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
+        """See :class:`Selector`."""
         check_masks(self.name, tasks)
+
+    def prepare(self) -> None:
+        """Build the discriminators."""
         self.reward.prepare()
 
     def measure(self, asked: Sequence[Asked], policy: Any) -> list[np.ndarray]:

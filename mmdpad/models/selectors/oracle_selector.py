@@ -34,7 +34,7 @@ class OracleSelector(Selector):
         check_ignore_regions(ignore_regions)
         self.ignore_regions = ignore_regions
 
-    def prepare(self, tasks: Mapping[str, Task]) -> None:
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
         """See :class:`Selector`."""
         check_masks(self.name, tasks)
 

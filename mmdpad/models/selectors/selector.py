@@ -55,13 +55,17 @@ class Selector(ABC):
         """The selectors whose :meth:`measure` gives what :meth:`values` needs."""
         return [self]
 
-    def prepare(self, tasks: Mapping[str, Task]) -> None:
-        """Check that it can choose among the answers of these tasks, and load what is needed, so
-        that nothing starts without it. Called once, at the start.
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
+        """Check that it can choose among the answers of these tasks.
 
         Raises:
-            ValueError: It cannot. Errors of a discriminator are passed on.
+            ValueError: It cannot.
         """
+        return
+
+    def prepare(self) -> None:
+        """Load what is needed, so that nothing starts without it. Called once, at the start.
+        Errors of a discriminator are passed on."""
         return
 
     def measure(self, asked: Sequence[Asked], policy: Any) -> list[np.ndarray] | None:
@@ -85,13 +89,19 @@ class Selector(ABC):
     def choose(self, selection: Selection) -> tuple[int, float]:
         """The index of the best candidate, and its value (NaN if it has none)."""
         values = self.values(selection)
-        ranks = np.where(np.isnan(values), -np.inf, values)
-        best = max(range(len(values)), key=lambda k: (selection.usable[k], ranks[k]))
+        best = best_of(values, selection.usable)
         return best, float(values[best])
 
     def instances(self, selection: Selection, chosen: int) -> InstanceData:
         """The instances to answer with, by default those of the chosen candidate."""
         return selection.candidates[chosen].instances
+
+
+def best_of(values: np.ndarray, usable: np.ndarray) -> int:
+    """The first of the candidates that are the best by their values (n,), NaN coming last and
+    unusable ones (n,) after that."""
+    ranks = np.where(np.isnan(values), -np.inf, values)
+    return max(range(len(values)), key=lambda k: (usable[k], ranks[k]))
 
 
 def check_masks(name: str, tasks: Mapping[str, Task]) -> None:

@@ -14,7 +14,7 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import Selection
 from mmdpad.tasks import Task
 
-from .building import build_selector
+from .building import build_selector, pairs_of
 from .consensus_selector import ConsensusSelector
 from .selector import Selector
 
@@ -44,12 +44,7 @@ class WeightedSelector(Selector):
             raise ValueError(f'`selectors` of WeightedSelector should be a dict of at least two, '
                              f'name -> weight or name -> (weight, config), but got {selectors!r}; '
                              "for example dict(discrimination=5.0, consensus=1.0)")
-        given = {name: (entry, name) if isinstance(entry, Real) else entry
-                 for name, entry in selectors.items()}
-        for name, entry in given.items():
-            if not (isinstance(entry, list | tuple) and len(entry) == 2):
-                raise ValueError(f'`selectors.{name}` should be a weight, or a weight and a config, '
-                                 f'but got {entry!r}; correct it')
+        given = pairs_of(selectors, 'test_cfg.select')
         self.weights = {name: weight for name, (weight, _) in given.items()}
         if not all(isinstance(weight, Real) and not isinstance(weight, bool)
                    and math.isfinite(weight) for weight in self.weights.values()) or not any(
@@ -61,8 +56,8 @@ class WeightedSelector(Selector):
             self.selectors[name] = selector = build_selector(config, f'selectors.{name}')
             if isinstance(selector, WeightedSelector) or (
                     isinstance(selector, ConsensusSelector) and selector.vote):
-                raise ValueError(f'`selectors.{name}` should be a selector of one kind that chooses '
-                                 f'among the answers, but got {config!r}; leave it out')
+                raise ValueError(f'`selectors.{name}` should be a selector that is no sum itself '
+                                 f'and does not vote, but got {config!r}; leave it out')
             selector.name = name
         self.needs_policy = any(one.needs_policy for one in self.selectors.values())
         self.needs_truth = any(one.needs_truth for one in self.selectors.values())
@@ -72,10 +67,15 @@ class WeightedSelector(Selector):
         """See :class:`Selector`."""
         return [*self.selectors.values()]
 
-    def prepare(self, tasks: Mapping[str, Task]) -> None:
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
         """See :class:`Selector`."""
         for selector in self.selectors.values():
-            selector.prepare(tasks)
+            selector.check_tasks(tasks)
+
+    def prepare(self) -> None:
+        """See :class:`Selector`."""
+        for selector in self.selectors.values():
+            selector.prepare()
 
     def values(self, selection: Selection) -> np.ndarray:
         """See :class:`Selector`."""
