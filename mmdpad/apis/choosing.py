@@ -58,8 +58,8 @@ def build_choosing(cfg: Mapping[str, Any], model: nn.Module,
 def check_choice(choice: Choice | None) -> None:
     """Raise ValueError if a choice needs the ground truth."""
     if choice is not None and choice.selector.needs_truth:
-        raise ValueError(f'`select` should not need the ground truth, which is unknown here, but got '
-                         f'{choice.selector.name!r}; use it in an evaluation, and another one here')
+        raise ValueError(f'`select` should not need the ground truth, which is unknown here, but '
+                         f'got {choice.selector.name!r}; use another selector')
 
 
 @contextmanager
