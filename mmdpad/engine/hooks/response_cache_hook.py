@@ -119,7 +119,7 @@ class ResponseCacheHook(Hook):
                  response=sample.reasoning['response'], truncated=sample.reasoning['truncated'],
                  **_describe_selection(sample))
             for key, sample in zip(self._keys.pop(batch_idx), outputs or (), strict=True)
-            if not {'cached_response', 'cached_responses'} & {*sample.metainfo_keys()}])
+            if not ('cached_response' in sample or 'cached_responses' in sample)])
 
     def after_test(self, runner: Runner) -> None:
         """Log how many answers were reused."""
