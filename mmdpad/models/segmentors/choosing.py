@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,13 +70,14 @@ class Choice:
         return dict(num_samples=self.num_samples, select=as_plain(self.config),
                     abstain_below=self.abstain_below)
 
-    def take(self, selection: Selection) -> Selection:
-        """The selection with its choice."""
-        scores = self.selector.values(selection)
-        best = best_of(scores, selection.usable)
-        rejected = self.abstain_below is not None and not scores[best] >= self.abstain_below
-        return replace(selection, scores=scores, chosen=None if rejected else best,
-                       value=float(scores[best]))
+    def make(self, selection: Selection) -> int:
+        """Write the choice into a selection, and return the best candidate, chosen or not."""
+        selection.scores = self.selector.values(selection)
+        best = best_of(selection.scores, selection.usable)
+        selection.value = float(selection.scores[best])
+        rejected = self.abstain_below is not None and not selection.value >= self.abstain_below
+        selection.chosen = None if rejected else best
+        return best
 
 
 def choose_answers(model: ReasoningSegmentor, inputs: Inputs,
@@ -120,11 +121,11 @@ def choose_answers(model: ReasoningSegmentor, inputs: Inputs,
         selection.overlaps = overlaps_of(selection.candidates, model.task_of(sample),
                                          sample.get('choices') or ())
         selection.clip_calls = sum(part.cost(asked[row]) for part in parts)
-        sample.selection = choice.take(selection)
-        answers.append(_answer_of(model, choice, sample.selection))
+        answers.append(_answer_of(model, choice, selection, choice.make(selection)))
+        sample.selection = selection
     share = (time.perf_counter() - started) / max(len(selections), 1)
     for selection in selections:
-        selection.seconds['select'] = share  # shared with the copies that have a choice
+        selection.seconds['select'] = share
     return answers
 
 
@@ -141,7 +142,7 @@ def _collect(model: ReasoningSegmentor, inputs: Inputs, data_samples: Sequence[D
     seconds = [0.0 if ahead is None else ahead[1] for ahead in given]
     greedy = [[one[1]] if one is not None and one[1] is not None and choice.compare_greedy else []
               for one in cached]
-    wanted = [(drawn, {})]
+    wanted: list[tuple[list[list[Drawn]], dict[str, Any]]] = [(drawn, {})]
     if choice.compare_greedy:
         wanted.append((greedy, dict(temperature=0.0, group_size=1)))
     for found, settings in wanted:
@@ -209,15 +210,16 @@ def _in_words(parsed: Parsed, choices: Sequence[str]) -> Any:
     return comparable(parsed.answer) if chosen is None else chosen
 
 
-def _answer_of(model: ReasoningSegmentor, choice: Choice, selection: Selection) -> dict[str, Any]:
-    """The answer that was chosen, as :func:`choose_answers` returns it."""
-    assert selection.scores is not None
-    best = best_of(selection.scores, selection.usable)
+def _answer_of(model: ReasoningSegmentor, choice: Choice, selection: Selection,
+               best: int) -> dict[str, Any]:
+    """The best answer, or that there is none, as :func:`choose_answers` returns it."""
     candidate = selection.candidates[best]
     parsed = candidate.parsed
-    instances = choice.selector.instances(selection, best)
-    if selection.chosen is None:
-        instances, parsed = None, ParseFailure(
+    instances = None
+    if selection.chosen is not None:
+        instances = choice.selector.instances(selection, best)
+    else:
+        parsed = ParseFailure(
             ABSTAINED, f'the best of {len(selection)} answers has the value {selection.value:.3g} '
             f'by the selector {choice.selector.name!r}, which is below {choice.abstain_below}',
             parsed.think, parsed.caption)

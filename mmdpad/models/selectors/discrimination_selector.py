@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdpad.geometry.boxes import union_box
 from mmdpad.registry import MODELS
 from mmdpad.rewards import DiscriminativeReward
 from mmdpad.structures import RolloutBatch
@@ -74,7 +75,10 @@ class DiscriminationSelector(Selector):
                 for one, values in zip(asked, margins, strict=True)]
 
     def cost(self, asked: Asked) -> int:
-        """A region and its contrast for each box of several answers."""
-        boxes = {tuple(item.box for item in own.parsed.objects) for own in asked.candidates
-                 if own.usable and own.parsed.objects}
-        return 2 * len(boxes) * len(self.reward.configs)
+        """The different regions, and the image or what is left of it without each of them."""
+        shape = (asked.model_image.shape[-2], asked.model_image.shape[-1])
+        boxes = {union_box([item.box for item in own.parsed.objects if item.box])
+                 for own in asked.candidates if own.usable}
+        regions = sum(self.reward.options.allow(box, shape) for box in boxes if box)
+        contrasts = min(regions, 1) if self.reward.options.contrast == 'image' else regions
+        return (regions + contrasts) * len(self.reward.configs)
