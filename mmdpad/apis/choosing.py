@@ -63,7 +63,7 @@ def check_choice(choice: Choice | None) -> None:
 
 
 @contextmanager
-def choosing_by(model: nn.Module, choosing: Choosing | None) -> Iterator[None]:
+def choosing_by(model: Any, choosing: Choosing | None) -> Iterator[None]:
     """Within the block, the model chooses like this; None for its own way."""
     if choosing is None:
         yield

@@ -31,4 +31,4 @@ def own_discriminator(config: Mapping[str, Any]) -> dict[str, Any] | None:
     terms = (part for reward in list_rewards(config) for kind, part in reward.parts
              if isinstance(kind, type) and issubclass(kind, DiscriminativeReward))
     term = next(terms, None)
-    return term and {name: term[name] for name in _SHARED if name in term}
+    return None if term is None else {name: term[name] for name in _SHARED if name in term}

@@ -130,7 +130,7 @@ def answer(model: Model, image: np.ndarray, question: str, task: str | None = No
     yield shown
     started = seen = time.perf_counter()
     try:
-        several = dict(samples=samples, select=select) if samples > 1 else {}
+        several: dict[str, Any] = dict(samples=samples, select=select) if samples > 1 else {}
         with closing(model.infer.stream(image, question, task, **several)) as pieces:
             for piece in pieces:
                 now = time.perf_counter()

@@ -166,7 +166,7 @@ def _describe_selection(sample: Any) -> dict[str, Any]:
     """What a row has of the answers of which one was chosen."""
     if 'selection' not in sample:
         return {}
-    *samples, greedy = (one and dict(
+    *samples, greedy = (None if one is None else dict(
         response=one.response, truncated=one.truncated, mean_logp=one.mean_logp,
         tokens=None if one.response_ids is None else one.response_ids.tolist())
         for one in (*sample.selection.candidates, sample.selection.greedy))
@@ -177,7 +177,7 @@ def _cached(row: Mapping[str, Any]) -> Cached:
     """What a sample gets of a row."""
     if 'samples' not in row:
         return 'cached_response', (row['response'], row['truncated'])
-    *drawn, greedy = (one and Drawn(
+    *drawn, greedy = (None if one is None else Drawn(
         one['response'], one['truncated'],
         None if one['tokens'] is None else torch.tensor(one['tokens'], dtype=torch.long),
         one['mean_logp']) for one in (*row['samples'], row['greedy']))
