@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from mmdpad.models.selectors.building import as_config
@@ -19,8 +19,8 @@ def write_out_selector(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: See :func:`mmdpad.models.selectors.building.as_config`.
     """
-    test_cfg = (config.get('model') or {}).get('test_cfg') or {}
-    if test_cfg.get('select') is not None:
+    test_cfg = (config.get('model') or {}).get('test_cfg')
+    if isinstance(test_cfg, MutableMapping) and test_cfg.get('select') is not None:
         test_cfg['select'] = as_config(test_cfg['select'], 'model.test_cfg.select',
                                        own_discriminator(config))
 
