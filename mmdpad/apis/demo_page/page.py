@@ -74,8 +74,7 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
 
         def run(path: str | None, text: str | None, samples: int, select: str,
                 task: str | None = None) -> Iterator[list]:
-            count = max(1, min(int(samples), _MOST_SAMPLES))  # a request may say anything
-            with closing(ask(models, path, text, max_pixels, task, count, select)) as steps:
+            with closing(ask(models, path, text, max_pixels, task, int(samples), select)) as steps:
                 for wrong, shown in steps:
                     yield [markup.notice(wrong),
                            *(value for one in shown for value in _values(one))]
