@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.scorers.likelihood_scorer import log_probs_of, tokens_of
@@ -28,6 +29,7 @@ class LikelihoodSelector(Selector):
     name = 'likelihood'
     needs_policy = True
 
+    @torch.no_grad()
     def measure(self, asked: Sequence[Asked], policy: Any) -> list[np.ndarray]:
         """See :class:`Selector`.
 

@@ -34,7 +34,7 @@ class Written(FixedRollout):
 @pytest.fixture
 def build(tiny_config):
     def build(texts=None, **test_cfg):
-        model = dict(tiny_config.model, test_cfg=dict(dict(
+        model = dict(tiny_config.model, decoder=dict(type='BoxDecoder'), test_cfg=dict(dict(
             num_samples=3, select='consensus', max_new_tokens=8), **test_cfg))
         if 'tasks' in test_cfg:
             model |= dict(tasks=model['test_cfg'].pop('tasks'),
@@ -126,7 +126,7 @@ def test_the_same_answers_in_any_batch(build, samples):
     model = build(num_samples=4, select='likelihood', compare_greedy=True)
     single = [sample for batch in model.answer_ahead(samples) for sample in model.test_step(batch)]
     expected = ids_of(single)
-    assert len({tuple(ids) for group in expected for ids in group}) > 12
+    assert len({tuple(ids) for group in expected for ids in group}) > 6
     batches = [joined(samples[:4]), joined(samples[4:])]
     again = [sample for batch in model.answer_ahead(batches) for sample in model.test_step(batch)]
     assert ids_of(again) == expected
