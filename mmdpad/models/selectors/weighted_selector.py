@@ -25,8 +25,8 @@ class WeightedSelector(Selector):
 
     Their scales differ (S1 - S2 varies by hundredths, an IoU by tenths), so weights are not shares;
     fit them on a validation split. An answer without a value by one of them has none, unless that
-    one's weight is 0. A selector with the weight 0 is measured, for
-    :class:`mmdpad.evaluation.SelectionMetric`, and does not count.
+    one's weight is 0. A selector with the weight 0 is measured, for a comparison, and
+    does not count.
 
     Args:
         selectors: Name -> weight, of selectors by their short names; or name -> (weight, config),
