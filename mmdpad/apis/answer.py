@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os.path as osp
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from mmdet.structures import DetDataSample
 from PIL import Image
 
 from mmdpad.datasets.transforms import read_image
+from mmdpad.geometry.mask_iou import union_of
 from mmdpad.geometry.masks import MOST_PIXELS, encode_mask
-from mmdpad.structures import ParseFailure
+from mmdpad.structures import ParseFailure, Selection
 from mmdpad.utils import to_jsonl, write_atomically
 from mmdpad.visualization import draw_answer
 from mmdpad.visualization.answer import label_texts
@@ -58,7 +60,9 @@ class Answer(dict):
             mask=None if masks is None else masks.cpu().numpy().astype(bool).any(axis=0), **first,
             objects=objects, caption=parsed.caption, answer=parsed.answer, reasoning=parsed.think,
             response=reasoning['response'], failure=failure,
-            seconds=dict(prepare=prepare_seconds, **reasoning['seconds']))
+            seconds=dict(prepare=prepare_seconds, **reasoning['seconds']),
+            **(_describe_choice(sample.selection, masks is not None)
+               if 'selection' in sample else {}))
 
     def draw(self) -> np.ndarray:
         """The image with mask, boxes and points, and the text beside it: (h, w, 3) uint8 RGB.
@@ -83,7 +87,10 @@ class Answer(dict):
                              [item['score'] for item in objects])
         return Regions(None if self['failure'] else self['mask'],
                        [item['box'] for item in objects], labels,
-                       points=[point for item in objects for point in item['points']])
+                       points=[point for item in objects for point in item['points']],
+                       other_masks=[one['mask'] for one in self.get('samples', ())
+                                    if not one['chosen'] and one['usable']
+                                    and one['mask'] is not None])
 
     def write(self, log: str, picture: np.ndarray | None = None) -> str:
         """Append a line to a :func:`new_log` (the mask as COCO RLE) and save the picture beside
@@ -99,9 +106,9 @@ class Answer(dict):
         stem = Path(self['image'] or 'image').stem
         path = write_atomically(osp.join(osp.dirname(log), f'{stem}.png'),
                                 _as_png(self.draw() if picture is None else picture))
-        mask = self['mask']
-        line = dict(self, mask=None if mask is None else encode_mask(mask),
-                    picture=osp.basename(path))
+        line = dict(_encoded(self), picture=osp.basename(path))
+        if 'samples' in self:
+            line['samples'] = [_encoded(one) for one in self['samples']]
         with open(log, 'ab') as file:
             file.write(to_jsonl([line]))
         return path
@@ -109,6 +116,25 @@ class Answer(dict):
     def _repr_png_(self) -> bytes:
         """What IPython displays."""
         return _as_png(self.draw())
+
+
+def _encoded(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with its mask as COCO RLE."""
+    mask = item['mask']
+    return dict(item, mask=None if mask is None else encode_mask(mask))
+
+
+def _describe_choice(selection: Selection, has_masks: bool) -> dict[str, Any]:
+    """The keys ``samples`` and ``abstained`` of an answer."""
+    assert selection.scores is not None
+    return dict(
+        samples=[dict(
+            response=one.response, value=None if np.isnan(value) else float(value),
+            usable=one.usable, chosen=number == selection.chosen,
+            mask=union_of(one.instances.masks) if has_masks else None)
+            for number, (one, value) in enumerate(
+                zip(selection.candidates, selection.scores, strict=True))],
+        abstained=selection.chosen is None)
 
 
 def _as_png(picture: np.ndarray) -> bytes:

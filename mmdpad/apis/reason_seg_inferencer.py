@@ -27,6 +27,7 @@ from mmdpad.utils.number_checks import check_number
 from mmdpad.utils.threads import follow_free_cores
 
 from .answer import Answer, new_log
+from .choosing import Choosing, build_choosing, check_choice, choosing_by
 from .inputs import ImageInput, Query, pair_queries
 from .streaming import Streamer, stream
 from .turns import Turns
@@ -73,6 +74,7 @@ class ReasonSegInferencer(BaseInferencer):
         with DefaultScope.overwrite_default_scope('mmdpad'):
             super().__init__(model_config, weights, device, scope='mmdpad',
                              show_progress=show_progress)
+        self._choosings: dict[str, Choosing] = {}
         self._cores = follow_free_cores(self.model)
 
     def __call__(self,  # type: ignore[override]
@@ -81,7 +83,10 @@ class ReasonSegInferencer(BaseInferencer):
                  batch_size: int = 1,
                  return_vis: bool = False,
                  out_dir: str | None = None,
-                 task: str | None = None) -> list[Answer]:
+                 task: str | None = None,
+                 samples: int | None = None,
+                 select: Any = None,
+                 abstain_below: float | None = None) -> list[Answer]:
         """Answer one question about each image, several about one image, or one per image.
 
         Args:
@@ -98,6 +103,11 @@ class ReasonSegInferencer(BaseInferencer):
                 are kept, and a number is added to a name that is taken.
             task: Name of the questions' task, one of the config's ``model.tasks``; None for the
                 first.
+            samples, select, abstain_below: How many answers to sample to each question, which of
+                them to choose, and when none, as ``num_samples``, ``select`` and ``abstain_below``
+                of the config's ``model.test_cfg`` (docs/choosing.md); None for what that says. The
+                selector 'discrimination' uses the discriminator of the config's reward, if there
+                is one. If the config's temperature is 0, it is 1 for several answers.
 
         Returns:
             One dict per pair, in order: ``image`` (path or None), ``question``, ``mask`` (H, W)
@@ -111,7 +121,10 @@ class ReasonSegInferencer(BaseInferencer):
             of ``box``, ``points`` and ``score`` for each, and the three keys above belong to the
             first. If the task decodes no masks, ``mask`` is None, and each of ``objects`` also has
             ``label`` and ``description``; ``answer`` is the answer in words, None if the task asks
-            for none. With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
+            for none. Where one of several answers was chosen, ``samples`` has a dict of
+            ``response``, ``value`` (None without one), ``usable``, ``chosen`` and ``mask`` for
+            each, and ``abstained`` says whether all were rejected.
+            With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
             :meth:`Answer.draw` makes it on request.
 
         Raises:
@@ -126,9 +139,10 @@ class ReasonSegInferencer(BaseInferencer):
                                   whole=True)
         self._check_open()
         self._check_task(task)
+        choosing = self._choosing(samples, select, abstain_below)
         log = None if out_dir is None else new_log(out_dir)
         answers: list[Answer] = []
-        with closing(self._answer(queries, batch_size)) as found:
+        with closing(self._answer(queries, batch_size, choosing=choosing)) as found:
             for answer in self._tracked(found, len(queries)):
                 picture = answer.draw() if return_vis or log is not None else None
                 if log is not None:
@@ -138,18 +152,20 @@ class ReasonSegInferencer(BaseInferencer):
                 answers.append(answer)
         return answers
 
-    def stream(self, image: ImageInput, question: str,
-               task: str | None = None) -> Iterator[str | Answer]:
+    def stream(self, image: ImageInput, question: str, task: str | None = None,
+               samples: int | None = None, select: Any = None,
+               abstain_below: float | None = None) -> Iterator[str | Answer]:
         """Yield the response to one question while it is being written.
 
         Args:
             image, question, task: As in :meth:`__call__`, one of each.
+            samples, select, abstain_below: As there.
 
         Yields:
             The response so far, longer each time; finally the :class:`Answer`. Closing the
-            iterator (``break``) stops the sampling. An engine that samples elsewhere (vLLM) and a
-            model that writes several responses (:class:`mmdpad.models.ConceptAgent`) yield the
-            answer only.
+            iterator (``break``) stops the sampling. An engine that samples elsewhere (vLLM), a
+            model that writes several responses (:class:`mmdpad.models.ConceptAgent`) and a choice
+            among several answers yield the answer only.
 
         Raises:
             ValueError, TypeError, RuntimeError: As in :meth:`__call__`, at once.
@@ -160,18 +176,21 @@ class ReasonSegInferencer(BaseInferencer):
                              f'{len(queries)} pairs; call the inferencer for several')
         self._check_open()
         self._check_task(task)
+        choosing = self._choosing(samples, select, abstain_below)
+        writes_one = getattr(self.model, 'writes_one_response', True) and (
+            choosing.choice if choosing else getattr(self.model, 'choice', None)) is None
 
         def answer(streamer: Streamer) -> Answer:
-            found, = self._answer(queries, streamer=streamer)
+            found, = self._answer(queries, streamer=streamer, choosing=choosing)
             return found
 
-        return stream(answer, self.model.policy.decode if getattr(
-            self.model, 'writes_one_response', True) else None)
+        return stream(answer, self.model.policy.decode if writes_one else None)
 
     def close(self) -> None:
         """Release the model and its memory; the inferencer cannot be used afterwards."""
         with self._turns:
             self.model = None
+            self._choosings.clear()
         torch.cuda.empty_cache()
 
     def __enter__(self) -> ReasonSegInferencer:
@@ -188,6 +207,20 @@ class ReasonSegInferencer(BaseInferencer):
         if task is not None:  # a model of another kind has no tasks
             find_task(task, getattr(self.model, 'tasks', {}))
 
+    def _choosing(self, samples: int | None, select: Any,
+                  abstain_below: float | None) -> Choosing | None:
+        """What these arguments of a call mean; None for the config's way. Kept, since a
+        discriminator takes long to load."""
+        asked = {name: value for name, value in dict(
+            num_samples=samples, select=select, abstain_below=abstain_below).items()
+            if value is not None}
+        if not asked:
+            check_choice(getattr(self.model, 'choice', None))
+            return None
+        if repr(asked) not in self._choosings:
+            self._choosings[repr(asked)] = build_choosing(self.cfg, self.model, asked)
+        return self._choosings[repr(asked)]
+
     def _tracked(self, answers: Iterator[Answer], total: int) -> Iterable[Answer]:
         if not self.show_progress:
             return answers
@@ -195,14 +228,15 @@ class ReasonSegInferencer(BaseInferencer):
         return track(answers, 'Inference', total)
 
     def _answer(self, queries: Sequence[Query], batch_size: int = 1,
-                streamer: Streamer | None = None) -> Generator[Answer, None, None]:
+                streamer: Streamer | None = None,
+                choosing: Choosing | None = None) -> Generator[Answer, None, None]:
         """Yield the answers in order. While this thread has its turn, questions of the next batches
         are asked before a batch is complete; if another one waits, only what was asked is."""
         waiting = deque(queries)
         while waiting:
             with self._turns:
                 self._check_open()
-                with (nullcontext() if streamer is None
+                with (choosing_by(self.model, choosing), nullcontext() if streamer is None
                       else self.model.rollout_engine.streaming(streamer)):
                     yield from self._answer_until_wanted(waiting, batch_size)
 
@@ -250,8 +284,10 @@ class ReasonSegInferencer(BaseInferencer):
 
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
         # transformers is imported when a model is built, not with this class.
+        from mmdpad.engine.short_selectors import write_out_selector
         from mmdpad.models.weights import load_strictly, read_state_dict
 
+        write_out_selector(cfg)
         # Check the checkpoint first: a wrong path fails at once, a large model takes minutes.
         state = None if weights is None else read_state_dict(weights, _HINT)
         model = MODELS.build(cfg.model)

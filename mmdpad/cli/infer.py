@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import os.path as osp
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmdpad.utils import check_config, check_file, open_config, start_command
@@ -42,6 +44,13 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'results.jsonl; existing files are kept (default: %(default)s)')
     parser.add_argument('--task', help='name of one of the tasks of the config (model.tasks); '
                         'default: the first')
+    parser.add_argument('--samples', type=int, metavar='N', help='sample N answers to each '
+                        'question and choose one of them with --select')
+    parser.add_argument('--select', type=read_select, metavar='SELECTOR', help='how to choose: '
+                        'discrimination, decoder_score, likelihood, consensus, or a list of '
+                        "weights and names, such as \"[(5, 'discrimination'), (1, 'consensus')]\"")
+    parser.add_argument('--abstain-below', type=float, metavar='VALUE', help='give no answer if '
+                        'none has at least this value')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     args = parser.parse_args(argv)
     for image in args.images:
@@ -72,6 +81,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                 find_task(args.task, tasks_of_model(cfg.model))
             queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
             infer = ReasonSegInferencer(cfg, args.weights, args.device)
+            ask = partial(infer.stream, task=args.task, samples=args.samples, select=args.select,
+                          abstain_below=args.abstain_below)
+            ask(queries[0].image, queries[0].question)  # checks the arguments, and asks nothing yet
         except (FileNotFoundError, ValueError) as error:
             raise SystemExit(str(error)) from error
     if args.config == TOY_CONFIG:
@@ -81,7 +93,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     for query in queries:
         print(f'\n{query.path}', flush=True)
         try:
-            answer = show(infer.stream(query.image, query.question, args.task), sys.stdout.isatty())
+            answer = show(ask(query.image, query.question), sys.stdout.isatty())
         except NonFiniteError as error:
             raise SystemExit(str(error)) from error
         print(format_answer(answer, answer.write(log)), flush=True)
@@ -110,6 +122,8 @@ def format_answer(answer: dict[str, Any], picture: str) -> str:
                 caption=answer['caption'], answer=answer.get('answer'))
     if answer['failure']:
         rows['no answer'] = answer['failure']
+    if answer.get('samples'):
+        rows['chosen'] = _describe_choice(answer['samples'])
     labelled = any('label' in item for item in answer['objects'])
     for number, item in enumerate(() if labelled else answer['objects'], start=1):
         name = 'box' if len(answer['objects']) == 1 else f'box {number}'
@@ -129,6 +143,23 @@ def format_objects(objects: Sequence[dict[str, Any]]) -> list[str]:
     cells = [[' '.join(printable(cell).split()) for cell in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ['', *('  ' + '  '.join(map(str.ljust, row, widths)).rstrip() for row in cells)]
+
+
+def _describe_choice(samples: Sequence[dict[str, Any]]) -> str:
+    """Which of several answers was chosen, and the values of all."""
+    values = ', '.join('none' if one['value'] is None else f'{one["value"]:.3g}'
+                       for one in samples)
+    number = next((str(n) for n, one in enumerate(samples, start=1) if one['chosen']), 'none')
+    return f'{number} of {len(samples)} (values {values})'
+
+
+def read_select(text: str) -> Any:
+    """The selector that the command line names: a short name, or a list or dict as in a config."""
+    try:
+        return ast.literal_eval(text) if text[:1] in ('[', '{') else text
+    except (ValueError, SyntaxError) as error:
+        raise argparse.ArgumentTypeError(
+            f'should be a name, a list or a dict, but is {text!r} ({error})') from error
 
 
 def _sides(item: dict[str, Any]) -> str:

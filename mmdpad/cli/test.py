@@ -111,4 +111,13 @@ def _add_dump(runner: Any, path: str) -> None:
     if hasattr(loop.evaluator, 'dataset_prefixes') and not isinstance(loop, ReasonSegTestLoop):
         raise SystemExit(f"--out {path!r} with MultiDatasetsEvaluator needs `test_cfg=dict(type="
                          f"'ReasonSegTestLoop')`, but got {type(loop).__name__}; set it")
-    loop.evaluator.metrics.append(DumpDetResults(out_file_path=path))
+
+    class DumpAnswers(DumpDetResults):
+        """Leaves out the answers that were not chosen."""
+
+        def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+            super().process(data_batch, [
+                {name: value for name, value in sample.items() if name != 'selection'}
+                for sample in data_samples])
+
+    loop.evaluator.metrics.append(DumpAnswers(out_file_path=path))

@@ -31,11 +31,13 @@ from mmdpad.models.scorers.box_scorer import BoxScorer, not_a_scorer
 from mmdpad.models.segmentors.box_scores import check_labels
 from mmdpad.models.segmentors.concept_agent import check_limits
 from mmdpad.models.segmentors.settings import (
+    CHOICE,
     TRAIN_CFG,
     evaluation_sampling,
     not_a_policy_loss,
     training_sampling,
 )
+from mmdpad.models.selectors import build_selector
 from mmdpad.registry import MODELS, ROLLOUTS, resolve
 from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.rl import PolicyLoss
@@ -109,7 +111,7 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
     train, test = entry.get('train_cfg') or {}, entry.get('test_cfg') or {}
     known = set(inspect.signature(RolloutEngine.__call__).parameters) - {
         'self', 'head', 'prompts', 'group_size', 'prompt_numbers'}
-    yield from unknown_keys(test, known, f'{path}.test_cfg', 'sampling')
+    yield from unknown_keys(test, {*known, *CHOICE}, f'{path}.test_cfg', 'sampling')
     yield from unknown_keys(train, TRAIN_CFG, f'{path}.train_cfg', 'sampling', 'sampling')
     train = {name: value for name, value in train.items() if name in TRAIN_CFG}
     for name, given, read in (('train_cfg', train, training_sampling),
@@ -119,6 +121,8 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
         if not wrong:
             try:
                 read(given)
+                if given.get('select') is not None and (tasks := find_tasks(entry)):
+                    build_selector(given['select']).check_tasks(tasks)
             except REFUSALS as error:
                 yield describe_refusal(path, entry, error)
 
@@ -185,6 +189,6 @@ _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
     PromptedDecoder: _refusal(check_areas, 'max_hole_area', 'max_sprinkle_area'),
     HFSAMDecoder: _refusal(check_dtype, 'dtype'),
-    ConceptAgent: _refusal(check_limits, 'max_rounds', 'max_instances'),
+    ConceptAgent: _refusal(check_limits, 'max_rounds', 'max_instances', 'test_cfg'),
     ConceptDecoder: _refusal(check_concept, 'text', 'score_thr', 'min_iou'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

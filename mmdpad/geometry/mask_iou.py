@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from mmdpad.structures import ParseFailure
+from mmdpad.structures.candidates import ABSTAINED
 
 # ReasonSeg's 'ignore' regions either count as target (the prepared copies of Seg-Zero, which DPAD
 # evaluates on) or are left out of both intersection and union (LISA).
 IGNORE_REGIONS = ('target', 'exclude')
+_PIXELS_AT_ONCE = 2**20  # so that counts are exact in float32
 
 
 def check_ignore_regions(ignore_regions: str) -> None:
@@ -56,13 +59,27 @@ def mask_iou(intersection: int, union: int, ignore_regions: str) -> float:
     return intersection / union
 
 
+def pairwise_iou(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """IoU of each pair of N masks, bool (H, W) each, as float64 (N, N) in [0, 1]; 1 of two empty
+    masks, 0 of an empty one and another."""
+    flat = np.stack(masks).reshape(len(masks), -1)
+    shared = np.zeros((len(masks), len(masks)))
+    for start in range(0, flat.shape[1], _PIXELS_AT_ONCE):
+        part = flat[:, start:start + _PIXELS_AT_ONCE].astype(np.float32)
+        shared += part @ part.T
+    areas = shared.diagonal()
+    union = areas[:, None] + areas - shared
+    return np.where(union, shared / np.maximum(union, 1), 1.0)
+
+
 def score_mask(sample: dict, ignore_regions: str
                ) -> tuple[np.ndarray, ParseFailure | None, dict[str, float]]:
     """Compare a sample's mask with its target, see :class:`ReasonSegMetric`.
 
     Several objects count as the union of their masks. If the question has no target, the IoU is 1
-    for an empty prediction and 0 otherwise (gRefCOCO, arXiv 2306.00968). If it has one but the
-    annotation marks none (``empty_target``), the protocol decides, see :func:`mask_iou`.
+    for an empty prediction, also by abstaining, and 0 otherwise (gRefCOCO, arXiv 2306.00968). If it
+    has one but the annotation marks none (``empty_target``), the protocol decides, see
+    :func:`mask_iou`.
 
     Returns:
         The predicted mask, bool (H, W), empty after a failure; the failure or None; and ``iou`` in
@@ -80,7 +97,7 @@ def score_mask(sample: dict, ignore_regions: str
     area = int(np.count_nonzero(kept))
     intersection = int(np.count_nonzero(kept & wanted))
     union = area + int(np.count_nonzero(wanted)) - intersection
-    if failure:
+    if failure and failure.reason != ABSTAINED:
         iou = 0.0
     elif not len(sample['gt_instances']['masks']) and not sample.get('empty_target'):
         iou = float(not area)

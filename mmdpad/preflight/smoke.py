@@ -162,8 +162,9 @@ def _cut(config: Config, notes: Notes) -> None:
         sampling = config.model.get(name) or {}
         if 'max_new_tokens' in sampling or name == 'train_cfg' and 'group_size' in sampling:
             _set(sampling, f'model.{name}', notes, max_new_tokens=_TOKENS)
-        if sampling.get('group_size', 0) > _GROUP:
-            _set(sampling, f'model.{name}', notes, group_size=_GROUP)
+        for key in ('group_size', 'num_samples'):
+            if (sampling.get(key) or 0) > _GROUP:
+                _set(sampling, f'model.{name}', notes, **{key: _GROUP})
     for node in find_nodes(config):
         if node.is_kind(Resize) and 'scale' in node.entry:
             _set(node.entry, node.path, notes, scale=_IMAGE)

@@ -93,7 +93,7 @@ def vqa_accuracy(answer: str, answers: Sequence[str]) -> float:
 def is_match(answer: str, answers: Sequence[str]) -> bool:
     """Whether an answer is one of those given, after :func:`normalize_answer`. If nothing is left
     of it then (an article, a punctuation mark), it is compared as it is, without case."""
-    return _comparable(answer) in map(_comparable, answers)
+    return comparable(answer) in map(comparable, answers)
 
 
 def read_number(text: str) -> float | None:
@@ -153,7 +153,8 @@ def read_choice(answer: str, choices: Sequence[str]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def _comparable(text: str) -> str:
+def comparable(text: str) -> str:
+    """:func:`normalize_answer`, or the text as it is, without case, if nothing is left of it."""
     return normalize_answer(text) or _stripped(text).lower()
 
 

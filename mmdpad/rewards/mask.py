@@ -87,7 +87,7 @@ class MaskReward:
         for parsed, own in zip(group, found, strict=True):
             answer = dict(pred_instances=dict(masks=own.masks), reasoning=dict(parsed=parsed))
             yield (score_mask(sample | answer, self.ignore_regions)[2]['iou'],
-                   torch.nan if own.fallback is None else float(own.fallback.float().mean()))
+                   float(own.fallback.float().mean()) if 'fallback' in own else torch.nan)
 
 
 def tiered(iou: float, tiers: Sequence[float] | None) -> float:

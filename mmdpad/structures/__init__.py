@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from mmdpad.utils.late_exports import late_exports
 
 if TYPE_CHECKING:
+    from .candidates import Candidate, Selection
     from .packing import fill
     from .reasoning_output import AnsweredObject, ParseFailure, ReasoningOutput
     from .rollout import LossScale, RolloutBatch
 
-__all__ = ['AnsweredObject', 'LossScale', 'ParseFailure', 'ReasoningOutput', 'RolloutBatch', 'fill']
+__all__ = ['AnsweredObject', 'Candidate', 'LossScale', 'ParseFailure', 'ReasoningOutput',
+           'RolloutBatch', 'Selection', 'fill']
 __getattr__, __dir__ = late_exports(__name__, {
+    'candidates': ('Candidate', 'Selection'),
     'packing': ('fill',),
     'reasoning_output': ('AnsweredObject', 'ParseFailure', 'ReasoningOutput'),
     'rollout': ('LossScale', 'RolloutBatch')})

@@ -33,7 +33,8 @@ def draw_answer(image: np.ndarray,
                 descriptions: Sequence[str] = (),
                 right: Sequence[bool | None] = (),
                 gt_boxes: Boxes = (),
-                gt_labels: Sequence[str] = ()) -> np.ndarray:
+                gt_labels: Sequence[str] = (),
+                other_masks: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
     Small images are enlarged and large ones reduced so that lines and text are readable. Labels
@@ -53,6 +54,7 @@ def draw_answer(image: np.ndarray,
         descriptions: A text about each box for the panel, after its label.
         right: Whether each box is right, None for neither right nor wrong; empty if unknown.
         gt_boxes, gt_labels: The true boxes, and a text at each.
+        other_masks: bool (H, W) each, regions of answers that were not chosen.
 
     Returns:
         (h, w, 3) uint8 RGB.
@@ -72,7 +74,7 @@ def draw_answer(image: np.ndarray,
             raise ValueError(f'`{name}` should have an entry for each of the {number} `{of}`, or '
                              f'none, but has {len(texts)}')
     picture, legend = draw_regions(image, Regions(mask, boxes, labels, right, points, gt_mask,
-                                                  gt_boxes, gt_labels))
+                                                  gt_boxes, gt_labels, other_masks))
     if not panel:
         return picture
     said = '\n'.join(': '.join(filter(None, both)) for both in zip_longest(labels, descriptions)

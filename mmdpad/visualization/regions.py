@@ -36,6 +36,8 @@ class Regions:
         points: Predicted (x, y).
         gt_mask: (H, W) bool, the true region; drawn as an outline.
         gt_boxes, gt_labels: The true boxes, and a text at each.
+        other_masks: K arrays (H, W) bool, regions of answers that were not chosen; drawn as thin
+            outlines.
     """
 
     mask: np.ndarray | None = None
@@ -46,6 +48,7 @@ class Regions:
     gt_mask: np.ndarray | None = None
     gt_boxes: Boxes = ()
     gt_labels: Sequence[str] = ()
+    other_masks: Sequence[np.ndarray] = ()
 
     @property
     def colors(self) -> list[Color]:
@@ -62,7 +65,9 @@ class Regions:
         return [item for item, given in (
             (('predicted mask', MASK), self.mask is not None),
             *((kind, kind[1] in colors) for kind in kinds),
-            (('points', POINT), len(self.points)), (('true mask', TRUTH), self.gt_mask is not None),
+            (('points', POINT), len(self.points)),
+            (('true mask', TRUTH), self.gt_mask is not None),
+            (('masks not chosen', UNJUDGED), len(self.other_masks)),
             (('true box', TRUTH), len(self.gt_boxes))) if given]
 
 
@@ -92,6 +97,8 @@ def draw_regions(image: np.ndarray, regions: Regions) -> tuple[np.ndarray, list[
     resample = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS
     canvas = np.array(Image.fromarray(image).resize(size, resample))
     line = max(2, round(max(size) / 350))
+    for mask in regions.other_masks:
+        _outline(canvas, _resize_mask(mask, size), UNJUDGED, 1)
     if regions.mask is not None:
         region = _resize_mask(regions.mask, size)
         canvas[region] = (canvas[region] * (1 - _OPACITY) + np.array(MASK) * _OPACITY).astype(

@@ -62,6 +62,24 @@ def png(tmp_path):
     return str(tmp_path / 'image.png')
 
 
+def test_answers_to_choose_from_are_listed():
+    def sample(text, **items):
+        return dict(dict(response=text, value=0.25, usable=True, chosen=False, mask=None), **items)
+
+    infer = StubInferencer(an_answer(samples=[
+        sample('so <caption>a <b> dog</caption>', chosen=True), sample('hm', value=None),
+        sample('x', usable=False, value=None)]))
+    asked, stream = [], infer.stream
+    infer.stream = lambda *given, **how: asked.append(how) or stream(*given)
+    *_, last = answer(Model('m', infer), IMAGE, 'what?', None, 3, 'consensus')
+    assert asked == [dict(samples=3, select='consensus')]
+    assert last.samples == [('1 (chosen)', '0.25', 'a <b> dog'), ('2', 'none', 'hm'),
+                            ('3', 'unusable', 'x')]
+    assert '<td>a &lt;b&gt; dog</td>' in markup.details(last)
+    list(answer(Model('m', infer), IMAGE, 'what?'))
+    assert asked[-1] == {}
+
+
 def test_an_image_is_read(png):
     assert (read_upload(png, 600) == IMAGE).all()
 

@@ -293,6 +293,52 @@ def test_answers_are_those_of_one_question_after_the_other(toy, scenes, temperat
     assert [some[::-1] for some in turned] == list(single)
 
 
+def test_one_of_several_answers(toy, scenes, tmp_path):
+    """The chosen one is the answer; other calls are not affected, and nor is the config."""
+    images, questions = (some[:2] for some in scenes)
+    alone = without_times(toy(images, questions))
+    answers = toy(images, questions, batch_size=2, samples=4, select='consensus',
+                  out_dir=str(tmp_path))
+    assert without_times(toy(images, questions)) == alone and toy.model.choice is None
+    lines = [json.loads(line) for line in (tmp_path / 'results.jsonl').read_text().splitlines()]
+    for answer, line in zip(answers, lines, strict=True):
+        chosen, = (one for one in answer['samples'] if one['chosen'])
+        assert len(answer['samples']) == 4 and not answer['abstained']
+        assert chosen['response'] == answer['response']
+        assert chosen['value'] == max(one['value'] for one in answer['samples'] if one['usable'])
+        assert (chosen['mask'] == answer['mask']).all()
+        assert len(answer.regions.other_masks) == sum(
+            one['usable'] for one in answer['samples']) - 1
+        for one, stored in zip(answer['samples'], line['samples'], strict=True):
+            assert (decode_mask(stored['mask']) == one['mask']).all()
+    assert '(values ' in format_answer(answers[0], 'a.png')
+
+    *pieces, streamed = toy.stream(images[0], questions[0], samples=4, select='consensus')
+    assert not pieces and streamed['response'] == answers[0]['response']
+    rejected, = toy(images[0], questions[0], samples=2, select='discrimination', abstain_below=2.5)
+    assert rejected['abstained'] and not rejected['mask'].any() and rejected['objects'] == []
+    assert rejected['failure'].startswith('abstained: the best of 2 answers has the value')
+    used = [kept.choice.selector for kept in toy._choosings.values()]
+    assert used[-1].reward.configs[0]['model_name'].startswith('local-dir:')  # the toy's own CLIP
+
+
+@pytest.mark.parametrize('asked, told', [
+    (dict(samples=0, select='consensus'), 'num_samples` should be at least 1'),
+    (dict(samples=4), 'select` should say how to choose'),
+    (dict(select='consensus'), 'num_samples` should be set where'),
+    (dict(samples=4, select='best'), 'select` should be one of'),
+    (dict(samples=4, select='oracle'), "`select` should not need the ground truth.*'oracle'")])
+def test_choices_that_cannot_be_made(toy, asked, told):
+    for ask in (toy, toy.stream):
+        with pytest.raises(ValueError, match=told):
+            ask(COFFEE, 'a?', **asked)
+
+
+def test_only_a_reasoning_segmentor_chooses(infer):
+    with pytest.raises(ValueError, match='`samples` needs a ReasoningSegmentor.* StubSegmentor'):
+        infer(COFFEE, 'a?', samples=2, select='consensus')
+
+
 def test_an_engine_without_a_stream(toy, scenes, monkeypatch):
     images, questions = (some[:5] for some in scenes)
     expected = without_times(toy(images, questions))

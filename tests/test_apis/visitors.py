@@ -50,7 +50,7 @@ class Visitor:
         """Status, and the number of the question, or why it was refused."""
         file = path if path is None else dict(path=path, meta=dict(_type='gradio.FileData'))
         status, told = self.post('queue/join', fn_index=ASK, session_hash=self.session,
-                                 data=[file, question])
+                                 data=[file, question, 1, 'likelihood'])
         told = json.loads(told) if told.startswith(b'{') else {'detail': told.decode()}
         return status, told['event_id' if status == 200 else 'detail']
 

@@ -2,13 +2,14 @@
 import os
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
 import mmdpad
 from mmdpad.apis import Answer
-from mmdpad.cli.infer import format_answer, show
+from mmdpad.cli.infer import format_answer, read_select, show
 from mmdpad.utils import read_jsonl
 
 ROOT = Path(mmdpad.__file__).parents[1]
@@ -63,6 +64,19 @@ def test_labelled_objects_are_a_table():
         '  hot dog  1.00   1, 2, 30, 5']
 
 
+def test_the_choice_among_several_answers():
+    samples = [dict(value=value, chosen=chosen) for value, chosen in (
+        (0.123456, False), (None, False), (2.0, True))]
+    text = format_answer(dict(ANSWER, samples=samples), 'a.png')
+    assert 'chosen     3 of 3 (values 0.123, none, 2)' in text
+    assert 'none of 2' in format_answer(dict(ANSWER, samples=samples[:2]), 'a.png')
+    assert read_select('consensus') == 'consensus'
+    assert read_select("[(5, 'likelihood'), (1, 'consensus')]") == [(5, 'likelihood'),
+                                                                    (1, 'consensus')]
+    with pytest.raises(ArgumentTypeError, match='should be a name, a list or a dict'):
+        read_select('[(5, likelihood')
+
+
 def test_several_objects_have_a_line_each_and_a_failure_says_why():
     lines = format_answer(dict(ANSWER, objects=ANSWER['objects'] * 2), 'a.png').splitlines()
     assert [line.split()[:2] for line in lines if 'box' in line] == [['box', '1'], ['box', '2']]
@@ -77,6 +91,7 @@ def test_several_objects_have_a_line_each_and_a_failure_says_why():
     (['{image}', ' '], 'the question is empty'),
     (['{image}', 'what?', '--config', 'mmdpad::none.py'], "'mmdpad::none.py' does not exist"),
     (['{image}', 'what?', '--weights', 'none.pth'], "weights 'none.pth' does not exist"),
+    (['{image}', 'what?', '--samples', '4'], '`test_cfg.select` should say how to choose among'),
     (['{image}', 'what?', '--task', 'vqa'], "those of the model (segmentation), but got 'vqa'"),
 ])
 def test_what_cannot_be_used_is_named_at_once(run_here, shapes_data, tmp_path, arguments, message,

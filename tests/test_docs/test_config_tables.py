@@ -11,7 +11,7 @@ from mmdpad import registry
 from mmdpad.datasets import ReasoningDataset
 from mmdpad.engine.check_config import check_config
 from mmdpad.models.rollouts import RolloutEngine
-from mmdpad.models.segmentors.settings import TRAIN_CFG
+from mmdpad.models.segmentors.settings import CHOICE, TRAIN_CFG
 from mmdpad.rewards import DiscriminativeOptions
 from mmdpad.utils.key_values import override
 
@@ -35,7 +35,8 @@ def arguments(name: str) -> dict[str, str]:
     if name == 'model.train_cfg':
         return {key: repr(value) for key, value in TRAIN_CFG.items()}
     if name == 'model.test_cfg':  # over the defaults of ReasoningSegmentor
-        return arguments_of(RolloutEngine.__call__) | dict(temperature='0.0')
+        return arguments_of(RolloutEngine.__call__) | dict(temperature='0.0') | dict.fromkeys(
+            CHOICE, 'None') | dict(compare_greedy='False')
     for known in (ReasoningDataset, DiscriminativeOptions):
         if name == known.__name__:
             return arguments_of(known)

@@ -116,6 +116,13 @@ def test_all_values_of_other_kinds(path):
     ('model.train_cfg.group_size', 'x', "`model.train_cfg.group_size` should be int, but got 'x'"),
     ('model.loss.kl_coef', [0.1], '`model.loss.kl_coef` should be float'),
     ('model.test_cfg.max_new_tokens', '9', '`model.test_cfg.max_new_tokens` should be int'),
+    *(('model.test_cfg', dict(dict(temperature=1.0, num_samples=4), **given),
+       f'`model.test_cfg.{told}') for given, told in (
+           (dict(select='best'), "select` should be one of"),
+           (dict(select=None), 'select` should say how to choose'),
+           (dict(select='consensus', temperature=0.0), 'temperature` should be above 0'),
+           (dict(select=[(1, 'consensus'), (1, 'likelhood')]), 'select.selectors.lik'),
+           (dict(select='consensus', sample=4), "sample`: sampling takes no argument"))),
     ('model.test_cfg.max_tokens', 9, '`model.test_cfg.max_tokens`: sampling takes no argument'),
     ('model.policy', dict(_delete_=True, pretrained='x'),
      '`model.policy.type` should be the name of a class, but is missing; add it: '

@@ -244,3 +244,13 @@ def test_a_calibration_of_other_weights_is_left_out(smoke_config):
     assert config.model.box_scorer == dict(type='LikelihoodScorer', calibration=None)
     assert ('model.box_scorer.calibration: none, in place of c.json, which belongs to other weights'
             in notes)
+
+
+def test_the_clip_of_a_selector_is_replaced(smoke_config):
+    config = Config.fromfile(ROOT / 'configs/dpad/qwen7b_reasonseg.py')
+    config.model.test_cfg.update(temperature=1.0, num_samples=8, select='discrimination')
+    config, notes = smoke_config(config)
+    assert config.model.test_cfg.num_samples == 4
+    discriminator = config.model.test_cfg.select.discriminator
+    assert discriminator == config.custom_hooks[0].discriminator != dict(type='CLIPDiscriminator')
+    assert any(note.startswith('model.test_cfg.select.discriminator') for note in notes)

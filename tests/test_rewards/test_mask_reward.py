@@ -8,7 +8,6 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 
 from mmdpad.evaluation.metrics import RewardMetric
-from mmdpad.models.segmentors.mask_decoding import DecodedAnswer
 from mmdpad.prompts import format_objects_response, parse_response
 from mmdpad.rewards import MaskReward
 from mmdpad.structures import RolloutBatch
@@ -24,7 +23,7 @@ def fill_each(answers, image, model_shape):
         for mask, one in zip(masks, objects, strict=True):
             x1, y1, x2, y2 = map(int, one.box)
             mask[y1:y2, x1:x2] = True
-        decoded.append(DecodedAnswer(masks, None))
+        decoded.append(InstanceData(masks=masks))
     return decoded
 
 

@@ -58,6 +58,8 @@ class Shown:
         legend: Of the picture.
         facts: Name -> value, for the finished answer.
         objects: Label, score and description of each object, if they have labels.
+        samples: Of each of several answers its number, with a mark if it was chosen, its value, and
+            its caption or response.
         similarities: Of the caption with the region and with the whole image; None if unavailable.
         note: Why there are no similarities.
     """
@@ -70,13 +72,15 @@ class Shown:
     picture: np.ndarray | None = None
     legend: Sequence[Swatch] = ()
     objects: Sequence[tuple[str, float, str]] = ()
+    samples: Sequence[tuple[str, str, str]] = ()
     facts: dict[str, str] = field(default_factory=dict)
     similarities: tuple[float, float] | None = None
     note: str = ''
 
 
 def ask(models: Sequence[Model], path: str | None, question: str | None,
-        max_pixels: int, task: str | None = None) -> Iterator[tuple[str, list[Shown]]]:
+        max_pixels: int, task: str | None = None, samples: int = 1,
+        select: str | None = None) -> Iterator[tuple[str, list[Shown]]]:
     """Ask all models the same question, one after the other.
 
     Closing the iterator stops the sampling.
@@ -86,6 +90,8 @@ def ask(models: Sequence[Model], path: str | None, question: str | None,
         path, question: See :func:`read_upload` and :func:`check_question`.
         max_pixels: The most pixels an image may have.
         task: One of :func:`shared_tasks`; None for the first of each model.
+        samples, select: See :meth:`.ReasonSegInferencer.__call__`; a single answer is as the
+            model's config says.
 
     Yields:
         The problem with the image or question ('' if none), and what to show for each model.
@@ -98,7 +104,7 @@ def ask(models: Sequence[Model], path: str | None, question: str | None,
         return
     columns = [Shown('Waiting for its turn ...') for _ in models]
     for number, model in enumerate(models):
-        with closing(answer(model, image, question, task)) as steps:
+        with closing(answer(model, image, question, task, samples, select)) as steps:
             for shown in steps:
                 columns[number] = shown
                 yield '', list(columns)
@@ -112,19 +118,20 @@ def shared_tasks(models: Sequence[Model]) -> list[str]:
     return shared if len(shared) > 1 else []
 
 
-def answer(model: Model, image: np.ndarray, question: str,
-           task: str | None = None) -> Iterator[Shown]:
+def answer(model: Model, image: np.ndarray, question: str, task: str | None = None,
+           samples: int = 1, select: str | None = None) -> Iterator[Shown]:
     """One model's answer, from 'Looking at the image' to the result or a short error.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        task: See :func:`ask`.
+        task, samples, select: See :func:`ask`.
     """
     shown = Shown('Looking at the image ...')
     yield shown
     started = seen = time.perf_counter()
     try:
-        with closing(model.infer.stream(image, question, task)) as pieces:
+        several: dict[str, Any] = dict(samples=samples, select=select) if samples > 1 else {}
+        with closing(model.infer.stream(image, question, task, **several)) as pieces:
             for piece in pieces:
                 now = time.perf_counter()
                 if isinstance(piece, Answer):
@@ -154,7 +161,9 @@ def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Sh
     response = printable(found['response'])
     shown = Shown(f'Answered in {seconds:.1f} s', response=response,
                   reasoning=printable(found['reasoning'] or reasoning_in(response)),
-                  caption=printable(found['caption'] or ''))
+                  caption=printable(found['caption'] or ''),
+                  samples=[_describe_sample(number, one) for number, one in enumerate(
+                      found.get('samples', ()), start=1)])
     facts = {'Seconds': ', '.join(f'{name} {spent:.2f}'
                                   for name, spent in found['seconds'].items())}
     if found['failure']:
@@ -181,6 +190,15 @@ def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Sh
                 found['caption'], model.region_margin)
         note = '' if similarities else NO_SIMILARITIES
     return replace(shown, facts=facts, similarities=similarities, note=note)
+
+
+def _describe_sample(number: int, sample: dict[str, Any]) -> tuple[str, str, str]:
+    """One of the :attr:`Shown.samples`."""
+    text = sample['response'].partition('<caption>')[2].partition('</caption>')[0]
+    return (f'{number}' + ' (chosen)' * sample['chosen'],
+            'unusable' if not sample['usable'] else
+            'none' if sample['value'] is None else f'{sample["value"]:.3g}',
+            printable(shorten(text or sample['response'], 200)))
 
 
 def reasoning_in(text: str) -> str:

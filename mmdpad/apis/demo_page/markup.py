@@ -44,12 +44,18 @@ def status(shown: Shown) -> str:
 
 
 def details(shown: Shown) -> str:
-    """Legend, objects, facts and similarities of a finished answer; empty before that."""
+    """Legend, objects, answers that were sampled, facts and similarities of a finished answer;
+    empty before that."""
     parts = []
     if shown.legend:
         parts.append(legend(shown.legend))
     if shown.objects:
         parts.append(_inert(objects_as_html(shown.objects)))
+    if shown.samples:
+        rows = ''.join('<tr>' + ''.join(f'<td>{text(cell)}</td>' for cell in row) + '</tr>'
+                       for row in shown.samples)
+        parts.append(f'<table class="samples"><tr><th>answer</th><th>value</th><th>caption</th>'
+                     f'</tr>{rows}</table>')
     if shown.facts:
         rows = ''.join(f'<dt>{text(name)}</dt><dd>{text(value)}</dd>'
                        for name, value in shown.facts.items())

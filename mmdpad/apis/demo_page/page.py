@@ -21,6 +21,9 @@ from .gate import MAX_FILE, Gate
 if int(gr.__version__.split('.')[0]) < 6:
     raise ImportError(f'gradio {gr.__version__} is too old')
 _SESSIONS = 100
+_MOST_SAMPLES = 16
+SELECTORS = ['likelihood', 'consensus', 'decoder_score', 'discrimination']
+"""The first one suits all tasks."""
 
 
 def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max_pixels: int,
@@ -44,7 +47,12 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
                 _take_only_uploads(image)
                 question = gr.Textbox(label='Question', lines=2, max_lines=6, elem_id='question',
                                       placeholder='What could you sit on?')
-                inputs = [image, question]
+                with gr.Row():
+                    samples = gr.Slider(1, _MOST_SAMPLES, 1, step=1, label='Answers to choose from',
+                                        elem_id='samples')
+                    select = gr.Dropdown(SELECTORS, value=SELECTORS[0], label='Choose by',
+                                         elem_id='select')
+                inputs = [image, question, samples, select]
                 if tasks := shared_tasks(models):
                     inputs.append(gr.Dropdown(tasks, value=tasks[0], label='Task', elem_id='task'))
                 with gr.Row():
@@ -64,8 +72,9 @@ def build_page(models: Sequence[Model], examples: Sequence[tuple[str, str]], max
                      api_visibility='private')
         outputs = [problem, *(part for column in columns for part in column)]
 
-        def run(path: str | None, text: str | None, task: str | None = None) -> Iterator[list]:
-            with closing(ask(models, path, text, max_pixels, task)) as steps:
+        def run(path: str | None, text: str | None, samples: int, select: str,
+                task: str | None = None) -> Iterator[list]:
+            with closing(ask(models, path, text, max_pixels, task, int(samples), select)) as steps:
                 for wrong, shown in steps:
                     yield [markup.notice(wrong),
                            *(value for one in shown for value in _values(one))]

@@ -39,10 +39,11 @@ class ProvenanceHook(Hook):
       ``model_image_size`` (width, height); and for a :class:`ReasoningSegmentor` ``decoder``
       ('SAM2Decoder(sam2-hiera-large)'), ``coordinates``, its task
       (:func:`mmdpad.tasks.describe_tasks`: ``several_objects``, ``prompt_template`` and so on, or
-      ``tasks`` if there are several), ``test_cfg`` (``temperature`` 0 is greedy) and, if it has
-      one, ``box_scorer``: options and calibration, with ``common_images``, how many images of the
-      data the calibration was fitted on. A warning names them, or another policy that it was fitted
-      to.
+      ``tasks`` if there are several), ``test_cfg`` (``temperature`` 0 is greedy), with several
+      answers to a question ``choice`` (:class:`mmdpad.models.segmentors.choosing.Choice`) and, if
+      it has one, ``box_scorer``: options and calibration, with ``common_images``, how many images
+      of the data the calibration was fitted on. A warning names them, or another policy that it was
+      fitted to.
     - ``provenance``: ``checkpoint``, the name of the file that was loaded (None: the weights that
       the config names), and ``iter``, how long this run has trained them; ``weights``, SHA-256 of
       the policy's and the decoder's; ``config``; ``data_root`` and ``data``
@@ -130,7 +131,9 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
         return dict(model=type(model).__name__)
     return dict(decoder=model.decoder and _kind(model.decoder),
                 **describe_tasks(model.tasks), coordinates=model.policy.coordinates,
-                test_cfg=dict(model.test_cfg)) | getattr(model, 'protocol', {})
+                test_cfg=dict(model.test_cfg),
+                **(dict(choice=model.choice.describe()) if model.choice else {})
+                ) | getattr(model, 'protocol', {})
 
 
 def _kind(decoder: nn.Module) -> str:

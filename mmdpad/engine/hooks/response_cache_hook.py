@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from mmdpad.engine.strategies.sharding import to_full
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.evaluation.provenance import published
 from mmdpad.models.segmentors import ConceptAgent, ReasoningSegmentor
+from mmdpad.models.segmentors.answering_ahead import Drawn
 from mmdpad.registry import HOOKS
 from mmdpad.utils import jsonable, read_jsonl, to_jsonl, unique_path
 
-Answer = tuple[str, bool]
+# Key of a sample's metainfo, and its value: a response and whether it is truncated, or with several
+# answers those that were sampled and the greedy one.
+Cached = tuple[str, tuple[Any, Any]]
 
 
 @HOOKS.register_module()
@@ -43,7 +46,10 @@ class ResponseCacheHook(Hook):
     ``protocol``, the ``decoder``'s config and ``decoder_weights``.
     Files that differ in any of these are ignored. Each further line is an answer: ``key`` (a hash
     of the model image's pixels, the question, its task if it names one, and the item's index in the
-    data set, so no other prompt matches), ``id``, ``question``, ``response``, ``truncated``.
+    data set, so no other prompt matches), ``id``, ``question``, ``response``, ``truncated``. Where
+    one of several answers is chosen (``num_samples``), ``samples`` has all of them with their
+    tokens and mean log-probabilities, and ``greedy`` the greedy one, so that a resumed test chooses
+    among the same; the selector may be another one then.
 
     The hook does nothing for models other than :class:`ReasoningSegmentor`.
 
@@ -71,7 +77,7 @@ class ResponseCacheHook(Hook):
         if not self._active:
             return
         maker = describe_maker(model, runner.test_loop.fp16)
-        self._stored: dict[str, Answer] = {}
+        self._stored: dict[str, Cached] = {}
         if self.resume:
             self._stored = self._read(runner, maker)
             runner.logger.info(f'{len(self._stored)} answers of earlier tests are available')
@@ -90,7 +96,7 @@ class ResponseCacheHook(Hook):
         taken = 0
         for sample, key in zip(data_batch['data_samples'], keys, strict=True):
             if key in self._stored:
-                sample.set_metainfo(dict(cached_response=self._stored[key]))
+                sample.set_metainfo(dict([self._stored[key]]))
                 taken += 1
         self._taken += taken
         if batch_idx == 0 and self._stored and not taken:
@@ -110,9 +116,10 @@ class ResponseCacheHook(Hook):
             return
         self._append([
             dict(key=key, id=sample.get('img_id'), question=sample.question,
-                 response=sample.reasoning['response'], truncated=sample.reasoning['truncated'])
+                 response=sample.reasoning['response'], truncated=sample.reasoning['truncated'],
+                 **_describe_selection(sample))
             for key, sample in zip(self._keys.pop(batch_idx), outputs or (), strict=True)
-            if 'cached_response' not in sample])
+            if not ('cached_response' in sample or 'cached_responses' in sample)])
 
     def after_test(self, runner: Runner) -> None:
         """Log how many answers were reused."""
@@ -125,10 +132,10 @@ class ResponseCacheHook(Hook):
             with open(self._path, 'ab', buffering=len(lines)) as file:  # a single write
                 file.write(lines)
 
-    def _read(self, runner: Runner, maker: dict) -> dict[str, Answer]:
+    def _read(self, runner: Runner, maker: dict) -> dict[str, Cached]:
         """The answers of all earlier files whose first line equals ``maker``; the latest one for
         each prompt."""
-        stored: dict[str, Answer] = {}
+        stored: dict[str, Cached] = {}
         differences: list[str] = []
         found = False
         for path in find_answers(runner.work_dir):
@@ -139,8 +146,7 @@ class ResponseCacheHook(Hook):
                 continue
             if rows[0] == maker:
                 found = True
-                stored.update((row['key'], (row['response'], row['truncated']))
-                              for row in rows[1:])
+                stored.update((row['key'], _cached(row)) for row in rows[1:])
             else:
                 differences = [f'`{name}`: {rows[0].get(name)} there, {value} here'
                                for name, value in maker.items() if rows[0].get(name) != value]
@@ -154,6 +160,28 @@ class ResponseCacheHook(Hook):
                 f'name the checkpoint and settings of that test, or leave out `--resume`')
         raise ValueError(f'To resume a test, answers.jsonl of an earlier one should be in a folder '
                          f'of {runner.work_dir!r}, but there is none; leave out `--resume`')
+
+
+def _describe_selection(sample: Any) -> dict[str, Any]:
+    """What a row has of the answers of which one was chosen."""
+    if 'selection' not in sample:
+        return {}
+    *samples, greedy = (None if one is None else dict(
+        response=one.response, truncated=one.truncated, mean_logp=one.mean_logp,
+        tokens=None if one.response_ids is None else one.response_ids.tolist())
+        for one in (*sample.selection.candidates, sample.selection.greedy))
+    return dict(samples=samples, greedy=greedy)
+
+
+def _cached(row: Mapping[str, Any]) -> Cached:
+    """What a sample gets of a row."""
+    if 'samples' not in row:
+        return 'cached_response', (row['response'], row['truncated'])
+    *drawn, greedy = (None if one is None else Drawn(
+        one['response'], one['truncated'],
+        None if one['tokens'] is None else torch.tensor(one['tokens'], dtype=torch.long),
+        one['mean_logp']) for one in (*row['samples'], row['greedy']))
+    return 'cached_responses', (drawn, greedy)
 
 
 def find_answers(work_dir: str) -> list[Path]:

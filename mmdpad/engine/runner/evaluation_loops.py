@@ -68,11 +68,12 @@ class _EncodingLoop:
         :meth:`.ReasoningSegmentor.answer_ahead`. This starts after hooks have read the weights."""
         model = unwrap(self.runner.model)
         engine = getattr(model, 'rollout_engine', None)
-        scorer = getattr(model, 'box_scorer', None)
+        choice = getattr(model, 'choice', None)
+        judges = (getattr(model, 'box_scorer', None), choice and choice.selector)
         if engine is not None and engine.samples_elsewhere:
             model.hand_over()  # even if this process has all its answers from an earlier test
             self._stack.enter_context(engine.holding_weights())
-            needs_policy = scorer is not None and scorer.needs_policy
+            needs_policy = any(judge is not None and judge.needs_policy for judge in judges)
         else:
             needs_policy = True
         if needs_policy:

@@ -79,19 +79,8 @@ class LikelihoodScorer(BoxScorer):
                 number.
         """
         codec = policy.encoder.responses
-        rows = [answer.response_ids.cpu() if answer.response_ids is not None else torch.tensor(
-            codec.encode_again(answer.response, policy.vision_token_ids), dtype=torch.long)
-            for answer in answers]
-        prompts = [answer.prompt for answer in answers]
-        sizes = [len(prompt) + len(row) for prompt, row in zip(prompts, rows, strict=True)]
-        logp = [own for part in fill(sizes, MAX_TOKENS) for own in _log_probs(
-            policy, prompts[part.start:part.stop], rows[part.start:part.stop])]
-        for number, own in enumerate(logp):
-            if not np.isfinite(own).all():
-                raise NonFiniteError(
-                    f'The log-probabilities of the response to prompt {number} of the batch are '
-                    f'not finite. '
-                    f'{policy.explain_non_finite([prompts[number]], rows[number][None])}', number)
+        rows = [tokens_of(policy, answer.response, answer.response_ids) for answer in answers]
+        logp = log_probs_of(policy, [answer.prompt for answer in answers], rows)
         return [self._score(answer, own, *codec.locate(row.tolist()))
                 for answer, own, row in zip(answers, logp, rows, strict=True)]
 
@@ -115,6 +104,38 @@ class LikelihoodScorer(BoxScorer):
         score = np.exp(values[PARTS.index(self.of)])
         return ScoredObjects(np.fmax(score, TINY), dict(
             zip(self.feature_names, values, strict=True), score=score))
+
+
+def tokens_of(policy: Any, response: str, response_ids: Tensor | None) -> Tensor:
+    """The tokens (r,) of a response, as sampled, or of a stored text, which is tokenized again."""
+    return response_ids.cpu() if response_ids is not None else torch.tensor(
+        policy.encoder.responses.encode_again(response, policy.vision_token_ids),
+        dtype=torch.long)
+
+
+def log_probs_of(policy: Any, prompts: Sequence[Any], rows: Sequence[Tensor]) -> list[np.ndarray]:
+    """The log-probabilities float64 (r,) at temperature 1 of the tokens of N responses.
+
+    Args:
+        policy: The policy.
+        prompts: The prompt of each response; or a single one, to which all are.
+        rows: N tensors (r,) long.
+
+    Raises:
+        NonFiniteError: Some are NaN or infinite; ``prompt`` is the response's number.
+    """
+    own = [*prompts] * (len(rows) if len(prompts) == 1 else 1)
+    found: list[np.ndarray] = []
+    for part in fill([len(prompt) + len(row) for prompt, row in zip(own, rows, strict=True)],
+                     MAX_TOKENS):
+        some = slice(part.start, part.stop)
+        found += _log_probs(policy, prompts if len(prompts) == 1 else prompts[some], rows[some])
+    for number, logp in enumerate(found):
+        if not np.isfinite(logp).all():
+            raise NonFiniteError(
+                f'The log-probabilities of the response to prompt {number} of the batch are not '
+                f'finite. {policy.explain_non_finite([own[number]], rows[number][None])}', number)
+    return found
 
 
 def _log_probs(policy: Any, prompts: Sequence[Any], rows: Sequence[Tensor]) -> list[np.ndarray]:

@@ -7,12 +7,13 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
 from mmdpad.models.non_finite import naming_samples
+from mmdpad.models.rollouts.sampling import Responses
 
 if TYPE_CHECKING:
     from .reasoning_segmentor import ReasoningSegmentor
@@ -27,12 +28,13 @@ def answer_ahead(model: ReasoningSegmentor, batches: Iterable[Batch]
     held: deque[tuple[Batch, list[DetDataSample]]] = deque()
     asked: list[DetDataSample] = []  # of all batches that are held
     watch = _Stopwatch()
+    count = model.test_cfg.get('group_size')
 
     def ask() -> Iterator[tuple[list[Any], list[int]]]:
         for batch in watch.paused_by(batches):
             samples = batch['data_samples']
-            rows = [row for row, sample in enumerate(samples)
-                    if sample.get('cached_response') is None]
+            rows = [row for row, sample in enumerate(samples) if sample.get(
+                'cached_response' if count is None else 'cached_responses') is None]
             inputs, chosen, numbers = select_samples(batch['inputs'], samples, rows)
             held.append((batch, chosen))
             asked.extend(chosen)
@@ -48,11 +50,40 @@ def answer_ahead(model: ReasoningSegmentor, batches: Iterable[Batch]
             batch, samples = held.popleft()
             del asked[:len(samples)]
             seconds = watch.seconds() / max(len(samples), 1)
-            texts = model.policy.decode(responses.ids.where(responses.mask, model.policy.pad_token))
-            for sample, *answer in zip(samples, texts, responses.truncated.tolist(),
-                                       own_tokens(responses.ids, responses.mask), strict=True):
-                sample.set_metainfo(dict(sampled_response=(*answer, seconds)))
+            drawn = read_responses(model.policy, responses, model.test_cfg['temperature'])
+            for number, sample in enumerate(samples):
+                sample.set_metainfo(
+                    dict(sampled_response=(*drawn[number][:3], seconds)) if count is None else
+                    dict(sampled_responses=(drawn[number * count:(number + 1) * count], seconds)))
             yield batch
+
+
+class Drawn(NamedTuple):
+    """A response of a rollout engine, or one that is stored.
+
+    Attributes:
+        response: Its text.
+        truncated: Whether the length limit ended it.
+        ids: (r,) long, its tokens, on the CPU; None if they were not stored.
+        mean_logp: See :class:`mmdpad.structures.Candidate`.
+    """
+
+    response: str
+    truncated: bool
+    ids: Tensor | None = None
+    mean_logp: float | None = None
+
+
+def read_responses(policy: Any, responses: Responses, temperature: float) -> list[Drawn]:
+    """N responses, with texts; ``temperature`` is the one at which they were sampled."""
+    texts = policy.decode(responses.ids.where(responses.mask, policy.pad_token))
+    means: list[float | None] = [None] * len(texts)
+    if responses.logp is not None and temperature == 1:
+        counts = responses.mask.sum(dim=1).clamp(min=1)
+        means = (responses.logp.double().sum(dim=1) / counts).tolist()
+    return [Drawn(*one) for one in zip(texts, responses.truncated.tolist(),
+                                       own_tokens(responses.ids, responses.mask), means,
+                                       strict=True)]
 
 
 def own_tokens(ids: Tensor, mask: Tensor) -> list[Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -71,7 +71,7 @@ class ConceptAgent(ReasoningSegmentor):
 
     def __init__(self, policy: dict, decoder: dict, max_rounds: int = 3, max_instances: int = 8,
                  **kwargs: Any) -> None:
-        check_limits(max_rounds, max_instances)
+        check_limits(max_rounds, max_instances, kwargs.get('test_cfg'))
         super().__init__(policy, decoder, **kwargs)
         if not isinstance(self.decoder, ConceptDecoder):
             raise ValueError(describe_unsuitable(type(self.decoder)))
@@ -218,8 +218,13 @@ class Conversation:
                 generated_tokens=sum(map(agent.policy.count_tokens, self.texts))))
 
 
-def check_limits(max_rounds: int = 3, max_instances: int = 8) -> None:
-    """Raise ValueError unless these are limits of a :class:`ConceptAgent`."""
+def check_limits(max_rounds: int = 3, max_instances: int = 8,
+                 test_cfg: Mapping[str, Any] | None = None) -> None:
+    """Raise ValueError unless these are limits of a :class:`ConceptAgent`, which answers in several
+    steps, so that ``test_cfg`` should not ask for several answers."""
+    if (count := (test_cfg or {}).get('num_samples')) is not None:
+        raise ValueError(f'`test_cfg.num_samples` should be None for ConceptAgent, which answers '
+                         f'in several steps, but got {count!r}; leave it out')
     for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
         check_number(name, limit, 'at least 1', lambda n: n >= 1, whole=True)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -16,19 +16,6 @@ from mmdpad.models.decoders import ConceptDecoder
 from mmdpad.structures import AnsweredObject
 
 Shape = tuple[int, int]
-
-
-class DecodedAnswer(NamedTuple):
-    """The masks of an answer.
-
-    Attributes:
-        masks: (n, H, W) bool, in the original frame.
-        fallback: (n,) bool, whether an object was decoded without the caption; None from a decoder
-            that takes none.
-    """
-
-    masks: Tensor
-    fallback: Tensor | None
 
 
 def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
@@ -54,39 +41,46 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
     """
     decoder = _existing(decoder)
     boxes, points = _place(objects, image, model_shape)
-    with_text = takes_text(decoder)
-    masks, scores, *fallback = decoder(_pixels(image), boxes, points,
-                                       *([caption] if with_text else []))
-    return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
-                        labels=torch.zeros(len(boxes), dtype=torch.long),
-                        **(dict(fallback=fallback[0]) if with_text else {}))
+    return _instances(boxes, points, *decoder(
+        _pixels(image), boxes, points, *([caption] if takes_text(decoder) else [])))
 
 
 def decode_group(decoder: nn.Module | None,
                  answers: Sequence[tuple[Sequence[AnsweredObject], str | None]], image: Tensor,
-                 model_shape: Shape) -> list[DecodedAnswer]:
+                 model_shape: Shape) -> list[InstanceData]:
     """Decode the masks of several answers about one image, which is encoded once.
 
     Args:
         decoder, image, model_shape: As for :func:`decode_masks`.
         answers: Objects and caption of each answer.
 
+    Returns:
+        For each answer what :func:`decode_masks` returns.
+
     Raises:
         RuntimeError: There is no decoder.
     """
     decoder = _existing(decoder)
     if isinstance(decoder, ConceptDecoder):
+        places = [_place(objects, image, model_shape) for objects, _ in answers]
         found = decoder.decode_answers(_pixels(image), [
-            (*_place(objects, image, model_shape), caption) for objects, caption in answers])
-        return [DecodedAnswer(masks, fallback) for masks, _, fallback in found]
+            (*place, caption) for place, (_, caption) in zip(places, answers, strict=True)])
+        return [_instances(*place, *own) for place, own in zip(places, found, strict=True)]
     if takes_text(decoder):
-        each = [decode_masks(decoder, objects, image, model_shape, caption)
+        return [decode_masks(decoder, objects, image, model_shape, caption)
                 for objects, caption in answers]
-        return [DecodedAnswer(one.masks, one.fallback) for one in each]
-    masks = decode_masks(decoder, [item for objects, _ in answers for item in objects], image,
-                         model_shape).masks
-    return [DecodedAnswer(own, None)
-            for own in masks.split([len(objects) for objects, _ in answers])]
+    together = decode_masks(decoder, [item for objects, _ in answers for item in objects], image,
+                            model_shape)
+    ends = accumulate((len(objects) for objects, _ in answers), initial=0)
+    return [together[start:end] for start, end in pairwise(ends)]
+
+
+def _instances(boxes: Tensor, points: Tensor, masks: Tensor, scores: Tensor,
+               *fallback: Tensor) -> InstanceData:
+    """What :func:`decode_masks` returns."""
+    return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
+                        labels=torch.zeros(len(boxes), dtype=torch.long),
+                        **(dict(fallback=fallback[0]) if fallback else {}))
 
 
 def takes_text(decoder: nn.Module) -> bool:

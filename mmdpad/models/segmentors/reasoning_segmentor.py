@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -23,15 +22,15 @@ from mmdpad.models.rollouts.sampling import Responses, evaluating
 from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
-from mmdpad.structures import AnsweredObject, ParseFailure, RolloutBatch
+from mmdpad.structures import AnsweredObject, RolloutBatch
 from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
-from . import answering_ahead, settings
+from . import answering_ahead, prediction, settings
 from .answering_ahead import Inputs, select_samples
 from .answers import find_answers
-from .box_instances import box_instances
-from .box_scores import build_box_scorer, score_answers
-from .mask_decoding import DecodedAnswer, decode_group, decode_masks
+from .box_scores import build_box_scorer
+from .choosing import Choice
+from .mask_decoding import decode_group, decode_masks
 from .reference import frozen_copy, reference_log_probs
 from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
@@ -63,7 +62,9 @@ class ReasoningSegmentor(BaseDetector):
             tasks with labels their scores; None: every box has the score 1.
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
             the rollout.
-        test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``.
+        test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``;
+            with ``num_samples``, so many answers are sampled, and one is chosen (docs/choosing.md):
+            ``select``, ``abstain_below``, ``compare_greedy``, see :class:`.choosing.Choice`.
         data_preprocessor, init_cfg: As in mmdet.
 
     Attributes:
@@ -100,6 +101,7 @@ class ReasoningSegmentor(BaseDetector):
         self.sampling = settings.training_sampling(train_cfg or {})
         self._check_loss()
         self.test_cfg = settings.evaluation_sampling(test_cfg or {})
+        self.choice = Choice.of(test_cfg or {}, self.tasks)
         self.box_scorer = build_box_scorer(box_scorer, self.tasks, self.policy)
         keep_policy_only(self)
 
@@ -331,31 +333,10 @@ class ReasoningSegmentor(BaseDetector):
             response cannot be used; and ``reasoning``, a dict of ``response``, ``parsed``,
             ``reasoning_tokens``, ``caption_tokens``, ``truncated`` and ``seconds`` (``answer``,
             averaged over the batch; ``draw``, without work that is still queued on a GPU), and
-            ``invented`` of a task that decodes no masks.
+            ``invented`` of a task that decodes no masks. With ``num_samples``, both are those of
+            the chosen answer, and ``selection`` is a :class:`mmdpad.structures.Selection`.
         """
-        started = time.perf_counter()
-        answers = self._answers(inputs, data_samples)
-        scored = score_answers(self, inputs, data_samples, answers)
-        seconds = (time.perf_counter() - started) / max(len(answers), 1)
-        for row, (sample, answer) in enumerate(zip(data_samples, answers, strict=True)):
-            parsed = answer['parsed']
-            usable = () if isinstance(parsed, ParseFailure) else parsed.objects
-            started = time.perf_counter()
-            image = inputs['image'][row]
-            height, width = inputs['model_image'][row].shape[-2:]
-            if self.task_of(sample).decodes_masks:
-                sample.pred_instances = self.decode_masks(usable, image, (height, width),
-                                                          parsed.caption)
-            else:
-                sample.pred_instances, answer['invented'] = box_instances(
-                    usable, sample, (image.shape[-2], image.shape[-1]), (height, width),
-                    scored[row])
-            answer.pop('response_ids')
-            sampling = sample.pop('sampled_response', (0.0,))[-1]
-            sample.reasoning = dict(
-                answer, caption_tokens=self.policy.count_tokens(parsed.caption),
-                seconds=dict(answer=seconds + sampling, draw=time.perf_counter() - started))
-        return data_samples
+        return prediction.predict(self, inputs, data_samples)
 
     def answer_ahead(self, batches: Iterable[dict[str, Any]]
                      ) -> Generator[dict[str, Any], None, None]:
@@ -391,7 +372,6 @@ class ReasoningSegmentor(BaseDetector):
             return self.finish_rollout(self._start(some, samples, **self.test_cfg,
                                                    prompt_numbers=numbers))
 
-        self._name_tasks(data_samples)
         return find_answers(data_samples, inputs['model_image'], self._read, ask)
 
     def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
@@ -400,12 +380,12 @@ class ReasoningSegmentor(BaseDetector):
         return decode_masks(self.decoder, objects, image, model_shape, caption)
 
     def decode_group(self, answers: Sequence[tuple[Sequence[AnsweredObject], str | None]],
-                     image: Tensor, model_shape: tuple[int, int]) -> list[DecodedAnswer]:
+                     image: Tensor, model_shape: tuple[int, int]) -> list[InstanceData]:
         """Decode the masks of answers about one image, see :func:`.mask_decoding.decode_group`."""
         return decode_group(self.decoder, answers, image, model_shape)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
-        """mmdet's mode ``tensor``: return the responses as text."""
+        """mmdet's mode ``tensor``: return the responses as text, all that are sampled."""
         return self.finish_rollout(self._start(inputs, data_samples, **self.test_cfg)).texts
 
     def extract_feat(self, inputs: Inputs) -> Any:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdpad.models.rollouts.sampling import check_sampling
+from mmdpad.models.selectors.building import as_config
 from mmdpad.registry import MODELS
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
@@ -15,6 +17,9 @@ from mmdpad.utils.number_checks import check_number
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
 """Sampling settings of rollouts; the published values."""
 TEST_CFG = dict(temperature=0.0, max_new_tokens=1024)
+CHOICE = ('num_samples', 'select', 'abstain_below', 'compare_greedy')
+"""Keys of `model.test_cfg` that say how to choose among several answers, see
+:class:`mmdpad.models.segmentors.choosing.Choice`."""
 
 
 def training_sampling(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,10 +44,58 @@ def training_sampling(train_cfg: Mapping[str, Any]) -> dict[str, Any]:
 def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Merge `model.test_cfg` into :data:`TEST_CFG`, the sampling settings of evaluation.
 
+    Returns:
+        Arguments of a rollout engine: without :data:`CHOICE`, and with ``group_size`` if
+        ``num_samples`` is set; the default temperature is then 1.
+
     Raises:
-        ValueError: A value is out of range.
+        ValueError: A value is out of range, or see :func:`check_choice`.
     """
-    return check_sampling(TEST_CFG | dict(test_cfg), 'test_cfg')
+    sampling = {name: value for name, value in test_cfg.items() if name not in CHOICE}
+    count = test_cfg.get('num_samples')
+    if count is None:
+        for name in CHOICE[1:]:
+            if test_cfg.get(name):
+                raise ValueError(f'`test_cfg.num_samples` should be set where `test_cfg.{name}` is '
+                                 f'{test_cfg[name]!r}, but got None; set it, such as '
+                                 f'num_samples=8, or leave `{name}` out')
+        return check_sampling(TEST_CFG | sampling, 'test_cfg')
+    sampling = check_sampling(TEST_CFG | dict(temperature=1.0) | sampling, 'test_cfg')
+    sampling['group_size'] = check_number('test_cfg.num_samples', count, 'at least 1 or None',
+                                          lambda n: n >= 1, True)
+    check_choice(test_cfg, sampling)
+    return sampling
+
+
+def check_choice(test_cfg: Mapping[str, Any], sampling: Mapping[str, Any]) -> None:
+    """Check how to choose among several answers.
+
+    Args:
+        test_cfg: `model.test_cfg` with ``num_samples``.
+        sampling: What :func:`evaluation_sampling` makes of it.
+
+    Raises:
+        ValueError: There is no selector, or it is none; equal answers would be sampled; a consensus
+            has one answer only; or a value is of another kind.
+    """
+    count, temperature = sampling['group_size'], sampling['temperature']
+    if count > 1 and temperature == 0:
+        raise ValueError(f'`test_cfg.temperature` should be above 0 where '
+                         f'`test_cfg.num_samples` is {count}, since greedy answers are all the '
+                         f'same, but got {temperature}; set temperature=1.0')
+    if test_cfg.get('select') is None:
+        raise ValueError(f'`test_cfg.select` should say how to choose among `test_cfg.num_samples` '
+                         f"= {count} answers, but got None; set it, such as select='consensus'")
+    config = as_config(test_cfg['select'])
+    if count == 1 and config['type'] == 'ConsensusSelector':
+        raise ValueError('`test_cfg.num_samples` should be at least 2 for a consensus, but got 1; '
+                         'set num_samples=8, or another `select`')
+    threshold = test_cfg.get('abstain_below')
+    if threshold is not None:
+        check_number('test_cfg.abstain_below', threshold, 'a finite number or None', math.isfinite)
+    if not isinstance(greedy := test_cfg.get('compare_greedy', False), bool):
+        raise ValueError(f'`test_cfg.compare_greedy` should be True or False, but got {greedy!r}; '
+                         'correct it')
 
 
 def missing_type(path: str, example: str = 'NAME') -> str:

@@ -19,6 +19,7 @@ from mmdpad.datasets.transforms import ModelImageResize
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
+from mmdpad.engine.short_selectors import write_out_selector
 from mmdpad.models import (
     BoxDecoder,
     CLIPDiscriminator,
@@ -34,7 +35,11 @@ from mmdpad.models.heads import shared_prefix
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.recomputation import GB, SHARE, check_memory_budget, describe
-from mmdpad.models.segmentors.settings import build_loss, training_sampling
+from mmdpad.models.segmentors.settings import (
+    build_loss,
+    evaluation_sampling,
+    training_sampling,
+)
 from mmdpad.models.sources import find_folder
 from mmdpad.models.weights import first_line
 from mmdpad.prompts import build_messages
@@ -137,6 +142,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
                     image, _argument(policy, 'attn_implementation') == shared_prefix.NAME)
     setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
     notes += [f'not counted: {name}' for name in _not_counted(config)]
+    notes += _samples_of_validation(config, work)
     budget = _argument(policy, 'memory_budget')
     check_memory_budget(budget)
     sharded = config.get('strategy') is not None or is_kind(
@@ -341,8 +347,8 @@ def _text_tokens(model: Mapping[str, Any], model_type: str) -> tuple[int, str]:
 
 
 def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
-    """Cost of the CLIPs of rewards and validation metrics: each is in memory once, even if several
-    use it, and runs for every reward."""
+    """Cost of the CLIPs of rewards, validation metrics, scorers and selectors: each is in memory
+    once, even if several use it, and runs for every reward."""
     entries = dict(_discriminators(_with_clips(config)))
     uses = Counter(key for reward in list_rewards(config) for key, _ in
                    _discriminators(dict(train_cfg=dict(rewards={reward.name: reward.config}))))
@@ -354,9 +360,23 @@ def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     return costs
 
 
+def _samples_of_validation(config: Mapping[str, Any], work: Workload) -> list[str]:
+    """A note if a validation samples more answers at a time than a rollout."""
+    count = evaluation_sampling(config['model'].get('test_cfg') or {}).get('group_size', 1)
+    batch = (config.get('val_dataloader') or {}).get('batch_size', 1)
+    if not config.get('val_dataloader') or count * batch <= work.responses:
+        return []
+    return [f'not counted: a validation samples {count} answers to each of {batch} questions at a '
+            f'time (test_cfg.num_samples), more than the {work.responses} of a rollout, and needs '
+            f'more memory for that']
+
+
 def _with_clips(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a config whose discriminators are in memory in training."""
-    return {name: config[name] for name in ('default_hooks', 'custom_hooks', 'train_cfg',
+    test_cfg = dict(config['model'].get('test_cfg') or {})
+    config = dict(config, model=dict(config['model'], test_cfg=test_cfg))
+    write_out_selector(config)
+    return {name: config[name] for name in ('model', 'default_hooks', 'custom_hooks', 'train_cfg',
                                               'val_evaluator') if config.get(name)}
 
 

@@ -21,6 +21,7 @@ from mmdpad.registry import HOOKS, MODELS
 from mmdpad.utils import read_jsonl
 
 ROOT = Path(__file__).parents[3]
+SEVERAL = dict(num_samples=3, temperature=1.0, select='likelihood')
 
 
 class PowerCut(Exception):
@@ -173,9 +174,29 @@ def test_nothing_to_resume(config, generated):
     assert not generated
 
 
+def test_one_of_several_answers_is_chosen_among_the_same(config, generated):
+    config.model.test_cfg.update(SEVERAL, compare_greedy=True)
+    interrupted = interrupt(config)
+    rows = list(read_jsonl(str(interrupted)))[1:]
+    assert [len(row['samples']) for row in rows] == [3] * 4
+    assert all(row['response'] in [one['response'] for one in row['samples']] for row in rows)
+    assert all(row['greedy']['tokens'] for row in rows)
+    generated.clear()
+    resumed = evaluate(config, 'resumed', resume=True)
+    assert generated == [2]
+    straight = evaluate(config, 'straight', work_dir=config.work_dir + '_straight')
+    assert resumed == straight
+
+    generated.clear()  # another selector may choose then
+    other = evaluate(config, 'other', resume=True, **{'model.test_cfg.select': 'consensus'})
+    assert not generated and len(other[1]) == 6
+
+
 @pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped(config, tmp_path):
+@pytest.mark.parametrize('test_cfg', [{}, SEVERAL], ids=['one', 'several'])
+def test_two_processes_go_on_where_one_stopped(config, tmp_path, test_cfg):
     """Five samples, so that one of two processes tests a padded one; one is answered before."""
+    config.model.test_cfg.update(test_cfg)
     config.test_dataloader.dataset.indices = 5
     _, expected = evaluate(config, 'one', work_dir=config.work_dir + '_one')
     interrupted = interrupt(config)

@@ -45,7 +45,8 @@ def segmentor(clock, numbers):
 
     return SimpleNamespace(
         policy=SimpleNamespace(decode=lambda ids: [chr(row[0]) for row in ids], pad_token=0),
-        rollout_engine=SimpleNamespace(stream=stream), test_cfg={}, encode_prompts=encode,
+        rollout_engine=SimpleNamespace(stream=stream), encode_prompts=encode,
+        test_cfg=dict(temperature=0.0),
         next_responses=lambda stream: next(stream, None))
 
 

@@ -75,6 +75,22 @@ def test_a_clip_is_in_memory_once_and_computes_for_each_term():
     assert cost['CLIP'] == FrozenCost(once.bytes, 3 * once.flops)
 
 
+def test_answers_to_choose_from_cost_memory_in_validations():
+    """The CLIP of a selector, also by its short name, and a rollout of more answers."""
+    config = config_of('qwen7b_reasonseg')
+    config.val_dataloader.batch_size = 8
+    once = read_config_cost(config)
+    config.custom_hooks = []
+    config.model.test_cfg.update(temperature=1.0, num_samples=17, select='discrimination')
+    cost = read_config_cost(config)
+    assert cost.frozen['CLIP'] == FrozenCost(once.frozen['CLIP'].bytes, 0)
+    assert config.model.test_cfg.select == 'discrimination'
+    told, = {*cost.notes} - {*once.notes}
+    assert '17 answers to each of 8 questions' in told and 'more than the 128 of a rollout' in told
+    config.model.test_cfg.num_samples = 16
+    assert read_config_cost(config).notes == once.notes
+
+
 def test_several_clips_are_all_in_memory():
     config = config_of('ablations/qwen7b_two_clips')
     cost = read_config_cost(config).frozen

@@ -1,0 +1,99 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Builds selectors from names and configs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from mmdpad.registry import MODELS
+
+from .selector import Selector
+
+SHORT_NAMES: dict[str, dict[str, Any]] = dict(
+    discrimination=dict(type='DiscriminationSelector',
+                        discriminator=dict(type='CLIPDiscriminator')),
+    decoder_score=dict(type='DecoderScoreSelector'), likelihood=dict(type='LikelihoodSelector'),
+    consensus=dict(type='ConsensusSelector'), oracle=dict(type='OracleSelector'))
+"""Short name -> config. Commands and inferencers put the discriminator of the config's own reward
+in place of the paper's CLIP."""
+
+
+def as_config(select: Any, path: str = 'test_cfg.select',
+              discriminator: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config of a selector, without short names.
+
+    >>> as_config('consensus')
+    {'type': 'ConsensusSelector'}
+
+    Args:
+        select: A short name, a config, or a list of (weight, short name or config) for a
+            :class:`WeightedSelector`.
+        path: Where it is in the config, for the message.
+        discriminator: Arguments of the class that 'discrimination' stands for, in place of the
+            default.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(select, str) and select in SHORT_NAMES:
+        config = copy.deepcopy(SHORT_NAMES[select])
+        return config | dict(discriminator) if discriminator and 'discriminator' in config else (
+            config)
+    if isinstance(select, list | tuple):
+        select = dict(type='WeightedSelector', selectors=_by_name(select, path))
+    if not isinstance(select, Mapping) or 'type' not in select:
+        raise ValueError(
+            f'`{path}` should be one of {(*SHORT_NAMES, )}, the config of a selector, or a list of '
+            f"different ones with their weights, such as [(5.0, 'discrimination'), "
+            f"(1.0, 'consensus')], but got {select!r}; set one of these")
+    if isinstance(select.get('selectors'), Mapping):
+        return dict(select, selectors={
+            name: (weight, as_config(part, f'{path}.selectors.{name}', discriminator))
+            for name, (weight, part) in pairs_of(select['selectors'], path).items()})
+    return dict(select)
+
+
+def pairs_of(selectors: Mapping[str, Any], path: str) -> dict[str, tuple[Any, Any]]:
+    """Name -> (weight, config) of the parts of a weighted sum; a weight alone is that of the short
+    name.
+
+    Raises:
+        ValueError: An entry is neither.
+    """
+    found = {}
+    for name, entry in selectors.items():
+        pair = (entry, name) if isinstance(entry, Real) else entry
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f'`{path}.selectors.{name}` should be a weight, or a weight and a '
+                             f'config, but got {entry!r}; correct it')
+        found[name] = tuple(pair)
+    return found
+
+
+def _by_name(select: Any, path: str) -> dict[str, Any]:
+    """The parts of a weighted sum by the short names of their classes, numbered if there are
+    several of a class."""
+    names = {config['type']: name for name, config in SHORT_NAMES.items()}
+    found: dict[str, Any] = {}
+    for number, entry in enumerate(select):
+        weight, config = pairs_of({str(number): entry}, path)[str(number)]
+        name = config if isinstance(config, str) else names.get(
+            config.get('type') if isinstance(config, Mapping) else None, 'selector')
+        found[f'{name}_{number}' if name in found else name] = (weight, config)
+    return found
+
+
+def build_selector(select: Any, path: str = 'test_cfg.select') -> Selector:
+    """Build a selector, see :func:`as_config`.
+
+    Raises:
+        ValueError: The config names another kind of model, or see :func:`as_config` and the class.
+    """
+    selector = MODELS.build(as_config(select, path))
+    if not isinstance(selector, Selector):
+        raise ValueError(f'`{path}.type` should be ConsensusSelector or another subclass of '
+                         f'Selector, but got {type(selector).__name__}; use such a class')
+    return selector

@@ -1,0 +1,83 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Chooses the answer that agrees most with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+
+from mmdpad.geometry.mask_iou import pairwise_iou, union_of
+from mmdpad.geometry.targets import box_from_mask
+from mmdpad.registry import MODELS
+from mmdpad.structures import Selection
+from mmdpad.tasks import Task
+
+from .selector import Selector, check_masks, refuse
+
+
+@MODELS.register_module()
+class ConsensusSelector(Selector):
+    """The mean overlap with the other N - 1 answers, of which unusable responses overlap with
+    nothing; in [0, 1]. A single answer has no value.
+
+    Overlap is the IoU of the masks of two answers (the union of several objects), 1 of two empty
+    masks. So the medoid of the masks wins, which is minimum Bayes risk decoding (arXiv 2108.04718)
+    with the IoU as utility. For answers in words, overlap is whether they are the same after
+    normalization, or name the same choice: the most frequent answer wins, as in self-consistency
+    (arXiv 2203.11171).
+
+    Args:
+        vote: Answer with the mask of those pixels that more than half of the usable answers have,
+            and with the text of the answer whose mask has the highest IoU with it; that IoU is the
+            value. For masks only.
+    """
+
+    name = 'consensus'
+
+    def __init__(self, vote: bool = False) -> None:
+        self.vote = vote
+
+    def check_tasks(self, tasks: Mapping[str, Task]) -> None:
+        """See :class:`Selector`."""
+        if self.vote:
+            check_masks('ConsensusSelector with `vote`', tasks)
+        refuse(self.name, [name for name, task in tasks.items() if task.has_labels],
+               'answers that are one mask or in words, not labelled boxes',
+               "set `model.test_cfg.select='likelihood'`")
+
+    def values(self, selection: Selection) -> np.ndarray:
+        """See :class:`Selector`."""
+        usable, count = selection.usable, len(selection)
+        if self.vote and usable.any():
+            overlaps = pairwise_iou([vote(selection), *(
+                union_of(own.instances.masks) for own in selection.candidates)])[0, 1:]
+        elif not self.vote and count > 1:
+            overlaps = (selection.overlaps.sum(axis=1) - selection.overlaps.diagonal()
+                        ) / (count - 1)
+        else:
+            return np.full(count, np.nan)
+        return np.where(usable, overlaps, np.nan)
+
+    def instances(self, selection: Selection, chosen: int) -> InstanceData:
+        """The voted mask as one instance, with its tight box, or the chosen candidate's."""
+        candidate = selection.candidates[chosen]
+        if not self.vote or not candidate.usable:
+            return candidate.instances
+        mask = vote(selection)
+        count = int(mask.any())
+        scores = candidate.instances.scores.cpu()
+        return InstanceData(
+            masks=torch.from_numpy(mask[None][:count]),
+            bboxes=torch.from_numpy(box_from_mask(mask)[None] if count else np.zeros(
+                (0, 4), np.float32)),
+            scores=(scores.mean()[None] if len(scores) else torch.zeros(1))[:count],
+            labels=torch.zeros(count, dtype=torch.long))
+
+
+def vote(selection: Selection) -> np.ndarray:
+    """The pixels, bool (H, W), that more than half of the usable answers have in their masks."""
+    masks = [union_of(own.instances.masks) for own in selection.candidates if own.usable]
+    return 2 * np.sum(masks, axis=0, dtype=np.int32) > len(masks)
