@@ -102,6 +102,7 @@ def report(work_dir: Path, tasks: Sequence[str], page: Path | None) -> None:
     from mmdpad.analysis.task_tables import ARMS as ARM_TITLES
     from mmdpad.analysis.task_tables import draw_before_and_after, format_task, read_task
     from mmdpad.utils.files import atomic_file
+    from mmdpad.utils.markdown import put_block
     from mmdpad.visualization import plot_reliability
     parts = []
     for task in tasks:
@@ -120,9 +121,7 @@ def report(work_dir: Path, tasks: Sequence[str], page: Path | None) -> None:
     text = '\n\n'.join(part.strip() for part in parts) + '\n'
     written = {work_dir / 'tables.md': text}
     if page is not None:
-        before, rest = page.read_text().split(MARKERS[0])
-        after = rest.split(MARKERS[1])[1]
-        written[page] = f'{before}{MARKERS[0]}\n\n{text}\n{MARKERS[1]}{after}'
+        written[page] = put_block(page.read_text(), f'{MARKERS[0]}\n\n{text}\n{MARKERS[1]}')
     for path, content in written.items():
         with atomic_file(str(path)) as file:
             file.write(content.encode())
