@@ -14,9 +14,10 @@ from .bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_inte
 from .detection_summary import DETECTIONS
 from .measures import ResultKind, Row, number_images
 from .segmentation_summary import SEGMENTATION
+from .selection_summary import SELECTION
 
-KINDS = (SEGMENTATION, ANSWERS, DETECTIONS)
-"""All kinds of results."""
+KINDS = (SELECTION, SEGMENTATION, ANSWERS, DETECTIONS)
+"""All kinds of results. Rows of the first also have the columns of the second."""
 
 METRICS = ' or '.join(kind.metric for kind in KINDS)
 """Who writes results, for messages."""
