@@ -6,15 +6,10 @@
 #   python tools/analysis_tools/compare_selectors.py work_dirs/tiny_shapes_best_of_n
 _base_ = './tiny_shapes_loose_boxes.py'
 
-# What people change most: the number of answers, and the selector, (weight, config). Those with the
-# weight 0 do not choose, but are measured for the metric.
+# What people change most: the number of answers, and the weights of the selectors that choose. Those
+# with the weight 0 are only measured.
 num_samples = 8
-selectors = dict(
-    consensus=(1.0, dict(type='ConsensusSelector')),
-    discrimination=(0.0, dict(type='DiscriminationSelector',
-                              discriminator=_base_.discriminator)),
-    decoder_score=(0.0, dict(type='DecoderScoreSelector')),
-    likelihood=(0.0, dict(type='LikelihoodSelector')))
+selectors = dict(consensus=1.0, discrimination=0.0, decoder_score=0.0, likelihood=0.0)
 
 model = dict(test_cfg=dict(
     num_samples=num_samples, temperature=1.0, compare_greedy=True,
