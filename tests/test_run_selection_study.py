@@ -1,34 +1,18 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The launcher of the study of selectors."""
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from study_commands import write_outputs
+from study_commands import launcher_of
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ROOT / 'tools/analysis_tools'
 
 
 @pytest.fixture
 def launcher(monkeypatch):
-    """The module; the project's commands are written down in ``calls`` in place of being run."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    for name in ('run_study', 'run_selection_study'):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module('run_selection_study')
-    module.calls = []
-
-    def call(run, *command):
-        module.calls.append(command)
-        write_outputs(command, 'iter_90.pth')
-
-    monkeypatch.setattr(module.SelectionRun, '_call', call)
-    yield module
-    for name in ('run_study', 'run_selection_study'):
-        sys.modules.pop(name, None)
+    with launcher_of('run_selection_study', 'SelectionRun', 'iter_90.pth', monkeypatch) as module:
+        yield module
 
 
 def test_the_policy_is_trained_once_and_answers_all_scenes(launcher, tmp_path):

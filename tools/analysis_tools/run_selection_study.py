@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from run_study import ROOT, Arm, Run, work_off
+from run_study import ROOT, Arm, Run, work_off, write_tables
 
 DATA = Path('data/selection_study')
 TRAINING = ROOT / 'configs/dpad/tiny_shapes_loose_boxes.py'
@@ -81,18 +81,10 @@ class SelectionRun(Run):
 def report(work_dir: Path, page: Path | None) -> None:
     """Write the tables and pictures."""
     from mmdpad.analysis.selection_study import format_study, read_study
-    from mmdpad.utils.files import atomic_file
-    from mmdpad.utils.markdown import put_block, wrap_markdown
+    from mmdpad.utils.markdown import wrap_markdown
     from mmdpad.visualization import plot_risk_coverage
     found, weights = read_study(work_dir)
-    text = wrap_markdown(format_study(found, weights))
-    written = {work_dir / 'tables.md': text + '\n'}
-    if page is not None:
-        written[page] = put_block(page.read_text(), f'{MARKERS[0]}\n\n{text}\n\n{MARKERS[1]}')
-    for path, content in written.items():
-        with atomic_file(str(path)) as file:
-            file.write(content.encode())
-        print(path)
+    write_tables(wrap_markdown(format_study(found, weights)), work_dir, page, MARKERS)
     for (policy, world), summary in found.items():
         picture = work_dir / f'risk_coverage_{policy}_{world}.png'
         picture.unlink(missing_ok=True)
