@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from mmdpad.structures.candidates import agreement
+
 from .measures import Row
 
 CONSENSUS, VOTE = 'consensus', 'vote'
@@ -58,14 +60,6 @@ def chances_of_ranks(most: int, n: int) -> np.ndarray:
     """How likely the answer of each rank r = 0, 1, ... among N (``most``) is the best of n that are
     drawn without replacement: C(N - 1 - r, n - 1) / C(N, n), float64 (N,)."""
     return np.array([comb(most - 1 - rank, n - 1) / comb(most, n) for rank in range(most)])
-
-
-def agreement(overlaps: np.ndarray) -> np.ndarray:
-    """The mean overlap of each answer's mask with those of the n - 1 others; float64 (n,), NaN for
-    n = 1. ``overlaps`` is float64 (n, n), with 0 of unusable ones."""
-    others = len(overlaps) - 1
-    sums = overlaps.sum(axis=1) - overlaps.diagonal()
-    return sums / others if others else np.full(1, np.nan)
 
 
 def scores_of(answers: Sequence[Row]) -> np.ndarray:
@@ -149,7 +143,7 @@ class SampledAnswers:
         """A selector's values of a part of the answers, float64 (n,), NaN without one; of all
         selectors but the vote."""
         if name == CONSENSUS:
-            return np.where(self.usable[part], agreement(self.overlaps[part, part]), np.nan)
+            return agreement(self.overlaps[part, part], self.usable[part])
         if name in self.sums:
             return np.sum([weight * self.values(one, part)
                            for one, weight in self.sums[name].items() if weight], axis=0)

@@ -8,12 +8,12 @@ import pytest
 
 from mmdpad.evaluation.best_of_n import (
     SampledAnswers,
-    agreement,
     chances_of_ranks,
     numbers_of_answers,
     parts_of,
     preference,
 )
+from mmdpad.structures.candidates import agreement
 
 IOUS = [0.2, 0.9, 0.6, 0.0]
 OVERLAPS = np.array([[1, .1, .2, 0], [.1, 1, .7, 0], [.2, .7, 1, 0], [0, 0, 0, 0]])
@@ -75,8 +75,10 @@ def test_the_oracle_is_the_estimator_of_pass_at_k():
 
 
 def test_consensus():
-    """Answer 2 agrees with 0 and 1 by 0.3 on average, with its own half, an unusable one, by 0."""
-    assert agreement(OVERLAPS[:3, :3]) == pytest.approx([.15, .4, .45])
+    """Of all four, answer 2 agrees most with the others: (0.2 + 0.7 + 0) / 3."""
+    usable = np.array([True, True, False])
+    assert agreement(OVERLAPS[:3, :3], usable) == pytest.approx([.15, .4, nan], nan_ok=True)
+    assert np.isnan(agreement(np.ones((1, 1)), usable[:1]))
     one = answers()
     assert one.outcome('consensus', 4)[0] == 0.6
     assert one.confidence('consensus') == pytest.approx(.9 / 3)
