@@ -24,6 +24,8 @@ DATA = Path('data/selection_study')
 TRAINING = ROOT / 'configs/dpad/tiny_shapes_loose_boxes.py'
 EVALUATION = ROOT / 'configs/dpad/tiny_shapes_best_of_n.py'
 SPLITS = ('val', 'test')
+RESPONSES = 512
+"""How many are sampled at a time."""
 MARKERS = '<!-- selection study -->', '<!-- /selection study -->'
 """Between them a page has the tables."""
 
@@ -73,6 +75,7 @@ class SelectionRun(Run):
         self._call('tools/test.py', str(EVALUATION), *checkpoint,
                    '--work-dir', str(self.folder / 'test'), '--out', str(result), '--cfg-options',
                    f'model.test_cfg.num_samples={self.num_samples}',
+                   f'test_dataloader.batch_size={max(1, RESPONSES // self.num_samples)}',
                    f'test_dataloader.dataset.data_root={DATA / world}',
                    f'test_dataloader.dataset.split={split}',
                    f'test_evaluator.0.out_file={result.with_suffix(".samples.jsonl")}')
@@ -93,18 +96,19 @@ def report(work_dir: Path, page: Path | None) -> None:
 
 
 def make_data(worlds: tuple[str, ...], scenes: int) -> None:
-    """Make the scenes; existing ones are left unchanged."""
+    """Make the training scenes, and of each world the test scenes and a third as many to fit
+    weights; existing ones are left unchanged."""
     tool = str(ROOT / 'tools/dataset_converters/shapes_world.py')
     subprocess.run([sys.executable, tool, 'data/shapes_world'], check=True)
     for world in worlds:
         subprocess.run([sys.executable, tool, str(DATA / world), '--world', world, '--train', '1',
-                        '--val', str(scenes), '--test', str(scenes)], check=True)
+                        '--val', str(-(-scenes // 3)), '--test', str(scenes)], check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--scenes', type=int, default=192,
-                        help='test scenes of each world, and as many to fit weights (default: 192)')
+                        help='test scenes of each world; a third as many fit weights (default: 192)')
     parser.add_argument('--num-samples', type=int, default=32, metavar='N',
                         help='answers to each scene (default: 32)')
     parser.add_argument('--jobs', type=int, default=1, help='concurrent runs (default: 1)')
