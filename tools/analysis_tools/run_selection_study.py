@@ -108,7 +108,7 @@ def make_data(worlds: tuple[str, ...], scenes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--scenes', type=int, default=192,
-                        help='test scenes of each world; a third as many fit weights (default: 192)')
+                        help='test scenes of each world; as many / 3 fit weights (default: 192)')
     parser.add_argument('--num-samples', type=int, default=32, metavar='N',
                         help='answers to each scene (default: 32)')
     parser.add_argument('--jobs', type=int, default=1, help='concurrent runs (default: 1)')
