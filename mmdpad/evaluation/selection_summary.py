@@ -45,8 +45,8 @@ def ways_of(answers: Sequence[SampledAnswers]) -> list[str]:
 def _pair(scores: np.ndarray, number: str) -> tuple[float, float]:
     """What an outcome (4,) adds to one of :data:`_NUMBERS`."""
     above, below = _NUMBERS[number]
-    return (100 * scores[SCORES.index(above)],
-            1 if below is None else scores[SCORES.index(below)])
+    return (100 * float(scores[SCORES.index(above)]),
+            1 if below is None else float(scores[SCORES.index(below)]))
 
 
 def _abstained(row: Row) -> tuple[float, float]:
@@ -202,7 +202,7 @@ def _tables(rows: Sequence[Row]) -> dict[str, Any]:
 SELECTION = ResultKind(
     metric='SelectionMetric', prefix='selection', mark='candidates',
     needed=('id', 'question', 'iou', 'intersection', 'union', 'num_targets', 'candidates',
-            'greedy', 'overlaps', 'vote', 'chosen', 'seconds', 'clip_calls', 'failure',
+            'greedy', 'overlaps', 'vote', 'sums', 'chosen', 'seconds', 'clip_calls', 'failure',
             'truncated'),
     measures=_measures, numbers=_numbers, intervals=_intervals, tables=_tables,
     columns=dict(

@@ -47,15 +47,16 @@ class SelectionMetric(ReasonSegMetric):
       :func:`mmdpad.evaluation.risk_coverage.area_under_curve`;
     - if the model abstained: ``coverage``, the share that was answered, ``answered_giou`` of these,
       ``no_target_abstained`` and ``target_abstained``, the shares of questions without and with a
-      target that were rejected (empty masks of data with a target that marks none count as one);
+      target that were rejected (if an annotation should mark a target but marks none, the question
+      has one);
     - ``tokens``, ``seconds`` and ``clip_calls`` of a question, all N answers together;
     - ``num_samples`` (N), ``n``, ``n_no_target``, and those of the responses that were chosen, as
       in :class:`ReasonSegMetric`.
 
     The ``.json`` also has ``by_number``, all ways for n = 1, 2, 4, ..., N with the gain of each
-    selector and the gap it closes (:func:`mmdpad.evaluation.selection_summary.compare_ways`), and
-    ``abstention``, the risk-coverage curve of each. Both are averages over parts of n answers
-    (:mod:`mmdpad.evaluation.best_of_n`).
+    selector and the gap it closes (:func:`mmdpad.evaluation.selection_summary.compare_ways`;
+    averages over parts of n answers, see :mod:`mmdpad.evaluation.best_of_n`), and ``abstention``,
+    the risk-coverage curve of each selector for all N.
 
     Args:
         sums: Name -> weights by the names of selectors (not 'vote'): weighted sums to evaluate, as
