@@ -6,8 +6,8 @@
 #   python tools/analysis_tools/compare_selectors.py work_dirs/tiny_shapes_best_of_n
 _base_ = './tiny_shapes_loose_boxes.py'
 
-# What people change most: the number of answers, and the weights of the selectors that choose. Those
-# with the weight 0 are only measured.
+# What people change most: the number of answers, and the weights of the selectors that choose.
+# Those with the weight 0 are only measured.
 num_samples = 8
 selectors = dict(consensus=1.0, discrimination=0.0, decoder_score=0.0, likelihood=0.0)
 
