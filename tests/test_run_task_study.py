@@ -1,34 +1,19 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The launcher of the study of detection and question answering."""
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from study_commands import write_outputs
+from study_commands import launcher_of
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ROOT / 'tools/analysis_tools'
 
 
 @pytest.fixture
 def launcher(monkeypatch, tmp_path):
-    """The module; the project's commands are written down in ``calls`` in place of being run."""
-    monkeypatch.syspath_prepend(str(TOOLS))
-    for name in ('run_study', 'run_task_study'):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module('run_task_study')
-    module.calls, module.folder = [], tmp_path
-
-    def call(run, *command):
-        module.calls.append(command)
-        write_outputs(command, 'iter_30.pth')
-
-    monkeypatch.setattr(module.TaskRun, '_call', call)
-    yield module
-    for name in ('run_study', 'run_task_study'):
-        sys.modules.pop(name, None)
+    with launcher_of('run_task_study', 'TaskRun', 'iter_30.pth', monkeypatch) as module:
+        module.folder = tmp_path
+        yield module
 
 
 def test_a_run_trains_with_its_arm_and_answers_each_split(launcher):

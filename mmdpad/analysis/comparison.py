@@ -20,6 +20,7 @@ from mmdpad.evaluation.summary import (
     ratios,
     summarize,
 )
+from mmdpad.utils.markdown import markdown_table
 
 
 def compare_results(results: Sequence[Result]) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
                if any(name in result['metrics'] for result in results)}
     titles = [column.title for column in columns.values()]
     parts = [f'**Warning:** {warning}.' for warning in comparison['warnings']]
-    parts.append(_table(['result', 'n', *titles], [
+    parts.append(markdown_table(['result', 'n', *titles], [
         [result['name'], _count(result['metrics']),
          *(_cell(column, result['metrics'].get(name), result['intervals'].get(name))
            for name, column in columns.items())] for result in results]))
@@ -138,7 +139,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
                  f'over {kind.unit}. {kind.units}')
     parts.append(f'Differences to {results[0]["name"]}, on the same samples; p is the share of '
                  f'draws in which the difference is zero or has the other sign:')
-    parts.append(_table(['result', *titles], [
+    parts.append(markdown_table(['result', *titles], [
         [other['name'], *(_difference(column, other['metrics'].get(name))
                           for name, column in columns.items())]
         for other in comparison['differences']]))
@@ -193,9 +194,3 @@ def _origin(provenance: Mapping[str, Any] | None) -> str:
                for name in ('mmdpad', 'torch', 'transformers')),
              str(provenance.get('device'))]
     return ', '.join(shown)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(f'| {" | ".join(cell.replace("|", "/") for cell in line)} |'
-                     for line in lines)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmdpad.datasets.transforms import read_image
 from mmdpad.utils import read_jsonl
+from mmdpad.utils.markdown import markdown_table
 from mmdpad.visualization import draw_answer, draw_grid, draw_row
 
 from .task_scores import ScoredRun, measure_scores
@@ -122,12 +123,12 @@ def format_table(arms: Mapping[str, Measured], titles: Mapping[str, str]) -> str
              for arm, reference in DIFFERENCES if {arm, reference} <= arms.keys()}
     head = ['', *(ARMS[arm] for arm in numbers),
             *(f'{ARMS[arm]} - {ARMS[reference]}' for arm, reference in pairs)]
-    lines = [head, ['---'] * len(head)]
+    lines = []
     for name, title in titles.items():
         digits = 3 if title.startswith(FINE) else 1
         lines.append([title, *(show(some[name], digits) for some in numbers.values()),
                       *(show_difference(some[name], digits) for some in pairs.values())])
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return markdown_table(head, lines)
 
 
 def show(number: Estimate, digits: int) -> str:

@@ -46,20 +46,25 @@ FIELDS = {
     'width': (False, _is_side, 'the width of the image in pixels, a positive integer'),
 }
 
+# Of a line with a complete response to train on.
+_TARGET_FIELDS = FIELDS | dict(objects=(False, *FIELDS['objects'][1:]))
+
 
 @DATASETS.register_module()
 class JsonLinesDataset(ReasoningDataset):
     """A file of JSON lines, as described in docs/data.md and written by the converter.
 
     A line is an object with ``id``, ``image``, ``texts`` (questions about one target) and
-    ``objects`` (COCO segmentations, one per target object, [] for no target). Optional fields are
+    ``objects`` (COCO segmentations, one per target object, [] for no target), which a line with a
+    ``response`` may leave out in supervised training. Optional fields are
     ``is_sentence`` (None if missing), ``ignore`` (segmentations of regions that the evaluation
     leaves out), ``task`` (before that of the data set), ``height`` and ``width`` of the image, and
     those of :mod:`.annotation_fields`.
     Other keys and empty lines are ignored.
 
     An item also has ``ann_path`` (file and line, for messages), ``instances`` for the transform
-    ``LoadInstanceMasks``, ``num_targets``, and the optional fields of the line.
+    ``LoadInstanceMasks``, ``num_targets`` (not without ``objects``), and the optional fields of the
+    line.
 
     Lines, masks and image headers are checked when the data set is built; pixels are decoded
     later. Errors are: a line that is not an object, a missing or malformed field, a duplicate id,
@@ -90,7 +95,8 @@ class JsonLinesDataset(ReasoningDataset):
         """Yield items in the order of lines; each image is read only once."""
         lines: dict[str, dict] = {}
         for where, line in read_lines(self.ann_file):
-            faults = find_malformed(line, where, FIELDS)
+            is_target = not self.test_mode and isinstance(line, dict) and 'response' in line
+            faults = find_malformed(line, where, _TARGET_FIELDS if is_target else FIELDS)
             yield from faults
             if not faults:
                 lines[where] = line
@@ -145,8 +151,9 @@ class JsonLinesDataset(ReasoningDataset):
             ann_path=where,
             is_sentence=line.get('is_sentence'),
             instances=instances,
-            num_targets=sum(not instance['ignore_flag'] for instance in instances),
             **optional)
+        if 'objects' in line:
+            item['num_targets'] = sum(not instance['ignore_flag'] for instance in instances)
         yield from problems
         if size and not problems:
             yield from ask_texts(item, line['texts'], self.texts)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 LEVEL, RESAMPLES, SEED = 0.95, 2000, 0
@@ -33,13 +35,22 @@ def bootstrap_ratios(numerators: np.ndarray, denominators: np.ndarray,
         raise ValueError(f'`numerators` and `denominators` should both be (K, N) with N >= 1, but '
                          f'got {numerators.shape} and {denominators.shape}')
     number = numerators.shape[1]
-    rng = np.random.default_rng(seed)
     columns = np.concatenate([numerators, denominators]).astype(np.float64).T
-    block = max(1, _COUNTS_AT_ONCE // number)
-    sums = np.concatenate([_draw_counts(rng, min(block, resamples - start), number) @ columns
-                           for start in range(0, resamples, block)])
+    sums = np.concatenate([counts @ columns for counts in draw_counts(number, resamples, seed)])
     above, below = np.split(sums, 2, axis=1)
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+
+
+def draw_counts(number: int, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
+    """Yield float64 (r, N) for all R draws, a few at a time: how often each sample was drawn. The
+    arguments are those of :func:`bootstrap_ratios`."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _COUNTS_AT_ONCE // number)
+    for start in range(0, resamples, block):
+        draws = min(block, resamples - start)
+        drawn = rng.integers(number, size=(draws, number)) + np.arange(draws)[:, None] * number
+        yield np.bincount(drawn.ravel(), minlength=draws * number).reshape(
+            draws, number).astype(np.float64)
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> np.ndarray:
@@ -52,10 +63,3 @@ def percentile_interval(values: np.ndarray, level: float = LEVEL) -> np.ndarray:
     known = [column[~np.isnan(column)] for column in values.T]
     return np.array([np.quantile(column, [tail, 1 - tail]) if column.size else [np.nan] * 2
                      for column in known])
-
-
-def _draw_counts(rng: np.random.Generator, draws: int, number: int) -> np.ndarray:
-    """(draws, number): how often each sample was drawn, as floats."""
-    drawn = rng.integers(number, size=(draws, number)) + np.arange(draws)[:, None] * number
-    return np.bincount(drawn.ravel(), minlength=draws * number).reshape(
-        draws, number).astype(np.float64)

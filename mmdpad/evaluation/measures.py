@@ -73,7 +73,7 @@ class ResultKind:
     @staticmethod
     def less_is_better(name: str) -> bool:
         """Whether a metric, without prefix, counts what is wrong."""
-        return (name.endswith(('_rate', '_error')) or name.startswith('failed_')
+        return (name.endswith(('_rate', '_error', '_aurc')) or name.startswith('failed_')
                 or name in ('ece', 'ece_width', 'brier'))
 
     def has(self, name: str) -> bool:

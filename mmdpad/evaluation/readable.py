@@ -10,7 +10,7 @@ from mmdet.evaluation import CocoMetric as CocoMetricOfMMDet
 from mmdet.evaluation import MultiDatasetsEvaluator
 from mmdet.evaluation import RefSegMetric as RefSegMetricOfMMDet
 
-from mmdpad.evaluation.metrics import ReasonSegMetric
+from mmdpad.evaluation.metrics import ReasonSegMetric, SelectionMetric
 from mmdpad.evaluation.metrics.coco_metric import NO_FAST_RECALL
 from mmdpad.models.segmentors import ReasoningSegmentor
 
@@ -64,15 +64,16 @@ def why_unreadable(metric: type) -> str | None:
 
 def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
     """Problems with a config's evaluators: metrics that cannot read answers
-    (:func:`why_unreadable`), two metrics with the same names, and a ``MultiDatasetsEvaluator``
-    whose parts do not match the data set.
+    (:func:`why_unreadable`) or need several to a question, two metrics with the same names, and a
+    ``MultiDatasetsEvaluator`` whose parts do not match the data set.
 
     Args:
         nodes: Of :func:`mmdpad.engine.config_nodes.find_nodes`.
     """
     nodes = [node for node in nodes if isinstance(node.kind, type)]
-    asked = any(node.path == 'model' and issubclass(node.kind, ReasoningSegmentor)
-                for node in nodes)
+    models = [node.entry for node in nodes
+              if node.path == 'model' and issubclass(node.kind, ReasoningSegmentor)]
+    asked = bool(models)
     datasets = {node.path: node.entry for node in nodes if node.path.endswith('.dataset')}
     named: dict[tuple, str] = {}
     for node in nodes:
@@ -91,6 +92,10 @@ def find_unreadable(nodes: Iterable[Any]) -> Iterator[str]:
             yield (f'`{node.path}.type`: mmdet.CocoMetric with `ann_file` counts images that were '
                    "not asked about as missed and needs a category 'object'; use CocoMetric of "
                    "mmdpad (`type='CocoMetric'` in our scope, else 'mmdpad.CocoMetric')")
+        elif asked and issubclass(node.kind, SelectionMetric) and not (
+                models[0].get('test_cfg') or {}).get('num_samples'):
+            yield (f'`{node.path}.type`: SelectionMetric compares several answers, but '
+                   '`model.test_cfg.num_samples` is not set; set it to 2 or more')
         if rest[1:].isdigit() and issubclass(node.kind, _FIXED_NAMES):
             first = named.setdefault((split, node.kind, node.entry.get('prefix')), node.path)
             if first != node.path:

@@ -68,7 +68,7 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         ``points``, ``scores``; from a decoder that takes captions also ``fallback``, of each
         object; from an agent ``vlm_calls``, ``sam_calls`` and ``generated_tokens``.
     """
-    sample = _as_counted(sample, ignore_regions)
+    sample = as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
     mask, failure, overlap = score_mask(sample, ignore_regions)
     boxes, points = predicted.get('bboxes'), predicted.get('points')
@@ -142,7 +142,7 @@ def _target_boxes(sample: dict) -> list[list[float]]:
     return [box_from_mask(mask).tolist() for mask in dense_masks(truth['masks'])]
 
 
-def _as_counted(sample: dict, ignore_regions: str) -> dict:
+def as_counted(sample: dict, ignore_regions: str) -> dict:
     """The sample with its ignored regions as its target, if it has no other target and the protocol
     counts them as target; this matches what a prepared copy holds."""
     ignored = sample.get('ignored_instances', {}).get('masks', ())

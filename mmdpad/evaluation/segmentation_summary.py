@@ -16,7 +16,7 @@ def _is_long(row: Row) -> bool:
     return row['is_sentence'] is True
 
 
-def _means_nothing(row: Row) -> bool:
+def means_nothing(row: Row) -> bool:
     """Whether a row's question has no target. False if a target is meant but not marked: then the
     protocol decides what is right."""
     return row.get('num_targets') == 0 and not row.get('empty_target')
@@ -45,7 +45,7 @@ MEASURES: dict[str, Measure] = dict(
     short_giou=mean('iou', 100, _is_short), short_ciou=_pooled_iou(_is_short),
     long_giou=mean('iou', 100, _is_long), long_ciou=_pooled_iou(_is_long),
     pointing_accuracy=mean('pointing', 100), box_accuracy=mean('boxes_right', 100),
-    no_target_accuracy=mean('iou', 100, _means_nothing), target_accuracy=_found_target,
+    no_target_accuracy=mean('iou', 100, means_nothing), target_accuracy=_found_target,
     **RESPONSE_MEASURES,
     fallback_rate=_fell_back, vlm_calls=mean('vlm_calls'), sam_calls=mean('sam_calls'),
     generated_tokens=mean('generated_tokens'))
@@ -53,7 +53,7 @@ MEASURES: dict[str, Measure] = dict(
 
 
 def _measures(rows: Sequence[Row]) -> Mapping[str, Measure]:
-    left_out = () if any(map(_means_nothing, rows)) else ('target_accuracy', )
+    left_out = () if any(map(means_nothing, rows)) else ('target_accuracy', )
     return {name: measure for name, measure in MEASURES.items() if name not in left_out}
 
 

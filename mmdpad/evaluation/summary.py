@@ -14,9 +14,10 @@ from .bootstrap import LEVEL, RESAMPLES, SEED, bootstrap_ratios, percentile_inte
 from .detection_summary import DETECTIONS
 from .measures import ResultKind, Row, number_images
 from .segmentation_summary import SEGMENTATION
+from .selection_summary import SELECTION
 
-KINDS = (SEGMENTATION, ANSWERS, DETECTIONS)
-"""All kinds of results."""
+KINDS = (SEGMENTATION, ANSWERS, DETECTIONS, SELECTION)
+"""All kinds of results. Rows of the last also have the columns of the first."""
 
 METRICS = ' or '.join(kind.metric for kind in KINDS)
 """Who writes results, for messages."""
@@ -30,7 +31,7 @@ def kind_of(rows: Sequence[Row]) -> ResultKind:
     """
     if not rows:
         raise ValueError('`rows` should have at least one sample to average over, but got none')
-    for kind in KINDS:
+    for kind in reversed(KINDS):
         if kind.mark in rows[0]:
             return kind
     raise ValueError(f'`rows` should be lines of {METRICS}, but the first one has none of their '

@@ -104,3 +104,19 @@ class Selection:
         return replace(self, candidates=self.candidates[:n], overlaps=self.overlaps[:n, :n],
                        values={name: own[:n] for name, own in self.values.items()}, scores=None,
                        chosen=None, value=float('nan'))
+
+
+def agreement(overlaps: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """The mean overlap of each of n answers with the n - 1 others.
+
+    Args:
+        overlaps: float64 (n, n), see :class:`Selection`.
+        usable: bool (n,).
+
+    Returns:
+        float64 (n,), NaN of unusable answers and of a single one.
+    """
+    others = len(overlaps) - 1
+    if not others:
+        return np.full(1, np.nan)
+    return np.where(usable, (overlaps.sum(axis=1) - overlaps.diagonal()) / others, np.nan)

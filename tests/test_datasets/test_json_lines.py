@@ -166,3 +166,14 @@ def test_the_example_of_the_documentation(write):
     Image.new('RGB', (90, 80)).save(path.parent / 'images/cat.jpg')
     (item, ) = build(path, pipeline=PIPELINE)
     assert item['gt_masks'].sum() == 40 * 40 and item['question'] == 'the animal that sleeps'
+
+
+def test_a_response_is_enough_for_supervised_training(write):
+    given = line(response='a complete text')
+    del given['objects']
+    item, = build(write(given))
+    assert item['response'] == 'a complete text' and not item['instances']
+    assert 'num_targets' not in item
+    assert 'lacks `objects`' in problems_of(write(given), test_mode=True)['missing key'][0]
+    del given['response']
+    assert 'lacks `objects`' in problems_of(write(given, line('b')))['missing key'][0]

@@ -32,6 +32,7 @@ def test_every_metric_of_mmdet_is_readable_or_refused():
     (dict(type='mmdet.RefSegMetric'), 'fails on an answer without a mask'),
     (dict(type='mmdet.CocoMetric', ann_file='x.json'), "needs a category 'object'"),
     (dict(type='CocoMetric', metric=['proposal_fast']), "set 'proposal'"),
+    (dict(type='SelectionMetric'), 'test_cfg.num_samples` is not set; set it to 2 or more'),
     (dict(type=mmdet.evaluation.VOCMetric), 'VOCMetric of mmdet needs')])
 def test_what_is_refused_names_what_to_use(metric, told):
     (problem, ) = problems(dict(type='ReasonSegMetric'), metric) if 'Panoptic' not in str(

@@ -176,6 +176,19 @@ def write_about(arm: Arm, work_dir: Path) -> None:
     (folder / 'arm.json').write_text(json.dumps(arm.about, indent=2) + '\n')
 
 
+def write_tables(text: str, work_dir: Path, page: Path | None, markers: tuple[str, str]) -> None:
+    """Write Markdown into ``tables.md`` of the work dir and between the markers of a page."""
+    from mmdpad.utils.files import atomic_file
+    from mmdpad.utils.markdown import put_block
+    written = {work_dir / 'tables.md': text + '\n'}
+    if page is not None:
+        written[page] = put_block(page.read_text(), f'{markers[0]}\n\n{text}\n\n{markers[1]}')
+    for path, content in written.items():
+        with atomic_file(str(path)) as file:
+            file.write(content.encode())
+        print(path)
+
+
 def work_off(runs: Sequence[Run], total: int, jobs: int) -> list[str]:
     """Do the runs, ``jobs`` at a time, printing a line for each; return the failures."""
     failed, start, before = [], time.perf_counter(), total - len(runs)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from run_study import MODES, ROOT, Arm, Run, work_off
+from run_study import MODES, ROOT, Arm, Run, work_off, write_tables
 
 TASKS = dict(
     ovd=dict(title='Open-vocabulary detection', file='annotations/instances_{}.json',
@@ -101,7 +101,6 @@ def report(work_dir: Path, tasks: Sequence[str], page: Path | None) -> None:
 
     from mmdpad.analysis.task_tables import ARMS as ARM_TITLES
     from mmdpad.analysis.task_tables import draw_before_and_after, format_task, read_task
-    from mmdpad.utils.files import atomic_file
     from mmdpad.visualization import plot_reliability
     parts = []
     for task in tasks:
@@ -117,16 +116,7 @@ def report(work_dir: Path, tasks: Sequence[str], page: Path | None) -> None:
             plot_reliability({f'{ARM_TITLES[arm]}, {"calibrated" if calibrated else "raw"}':
                               run.curve('combined', calibrated) for arm, run in scored.items()
                               for calibrated in (False, True)}, str(work_dir / 'reliability.png'))
-    text = '\n\n'.join(part.strip() for part in parts) + '\n'
-    written = {work_dir / 'tables.md': text}
-    if page is not None:
-        before, rest = page.read_text().split(MARKERS[0])
-        after = rest.split(MARKERS[1])[1]
-        written[page] = f'{before}{MARKERS[0]}\n\n{text}\n{MARKERS[1]}{after}'
-    for path, content in written.items():
-        with atomic_file(str(path)) as file:
-            file.write(content.encode())
-        print(path)
+    write_tables('\n\n'.join(part.strip() for part in parts), work_dir, page, MARKERS)
 
 
 def main() -> None:

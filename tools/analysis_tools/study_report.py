@@ -51,7 +51,6 @@ def main() -> None:
             comparison_lines,
             headlines,
             missing_lines,
-            put_block,
             study_as_html,
             study_as_markdown,
             summary_as_markdown,
@@ -59,6 +58,7 @@ def main() -> None:
         from mmdpad.analysis.study import analyze_study, first_answers
         from mmdpad.analysis.study_archive import open_study, write_study_archive
         from mmdpad.datasets.transforms import read_image_if_any
+        from mmdpad.utils.markdown import put_block
     try:
         with open_study(args.work_dir) as folder:
             study = analyze_study(folder, args.compare)

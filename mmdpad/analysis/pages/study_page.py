@@ -8,7 +8,6 @@ are replaced.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdpad.utils.markdown import wrap_markdown
+from mmdpad.utils.markdown import markdown_table, wrap_markdown
 from mmdpad.visualization.curves import plot_seeds
 from mmdpad.visualization.text_panel import printable
 
@@ -204,23 +203,8 @@ def _as_block(parts: Sequence[str]) -> str:
 
 
 def _as_markdown(found: Table) -> str:
-    lines = [found.head, ['---'] * len(found.head), *found.rows]
-    return f'### {found.title}\n\n' + '\n'.join(
-        f'| {" | ".join(_plain(cell) for cell in line)} |' for line in lines)
-
-
-def put_block(page: str, block: str) -> str:
-    """The page with ``block`` in place of its markers and everything between them.
-
-    Raises:
-        ValueError: The page does not have both markers exactly once, in order.
-    """
-    pattern = f'{re.escape(START)}.*{re.escape(END)}'
-    if page.count(START) != 1 or page.count(END) != 1 or not re.search(pattern, page, re.S):
-        raise ValueError(f'The page should have {START} and, after it, {END}, once each, but has '
-                         f'{page.count(START)} and {page.count(END)}; add both, each on a separate '
-                         f'line, or name a new file')
-    return re.sub(pattern, lambda _: block, page, flags=re.S)
+    rows = [[*map(_plain, row)] for row in found.rows]
+    return f'### {found.title}\n\n{markdown_table([*map(_plain, found.head)], rows)}'
 
 
 def study_as_html(study: Study, folder: Path, pairs: Sequence[tuple[Row, Row]] | None,
@@ -317,4 +301,4 @@ def _in_words(found: Mapping[str, float], unit: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return printable(text).replace('|', '/').replace('\n', ' ')
+    return printable(text).replace('\n', ' ')

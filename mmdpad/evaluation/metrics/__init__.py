@@ -8,6 +8,8 @@ from .question_answering_metric import QuestionAnsweringMetric
 from .reason_seg_metric import ReasonSegMetric
 from .ref_seg_metric import RefSegMetric
 from .reward_metric import RewardMetric
+from .selection_metric import SelectionMetric
 
 __all__ = ['CocoMetric', 'DetectionMetric', 'DiscriminationMetric', 'LVISMetric', 'NMSAPMetric',
-           'QuestionAnsweringMetric', 'ReasonSegMetric', 'RefSegMetric', 'RewardMetric']
+           'QuestionAnsweringMetric', 'ReasonSegMetric', 'RefSegMetric', 'RewardMetric',
+           'SelectionMetric']

@@ -13,6 +13,7 @@ from mmdpad.geometry.mask_iou import pairwise_iou, union_of
 from mmdpad.geometry.targets import box_from_mask
 from mmdpad.registry import MODELS
 from mmdpad.structures import Selection
+from mmdpad.structures.candidates import agreement
 from mmdpad.tasks import Task
 
 from .selector import Selector, check_masks, refuse
@@ -50,15 +51,13 @@ class ConsensusSelector(Selector):
 
     def values(self, selection: Selection) -> np.ndarray:
         """See :class:`Selector`."""
-        usable, count = selection.usable, len(selection)
-        if self.vote and usable.any():
-            overlaps = pairwise_iou([vote(selection), *(
-                union_of(own.instances.masks) for own in selection.candidates)])[0, 1:]
-        elif not self.vote and count > 1:
-            overlaps = (selection.overlaps.sum(axis=1) - selection.overlaps.diagonal()
-                        ) / (count - 1)
-        else:
-            return np.full(count, np.nan)
+        usable = selection.usable
+        if not self.vote:
+            return agreement(selection.overlaps, usable)
+        if not usable.any():
+            return np.full(len(usable), np.nan)
+        overlaps = pairwise_iou([vote(selection), *(
+            union_of(own.instances.masks) for own in selection.candidates)])[0, 1:]
         return np.where(usable, overlaps, np.nan)
 
     def instances(self, selection: Selection, chosen: int) -> InstanceData:

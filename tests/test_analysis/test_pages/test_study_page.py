@@ -17,13 +17,13 @@ from mmdpad.analysis.pages.study_page import (
     judge,
     main_tables,
     plot_training,
-    put_block,
     study_as_html,
     study_as_markdown,
     summary_as_markdown,
 )
 from mmdpad.analysis.study import analyze_study, first_answers
 from mmdpad.geometry.masks import encode_mask
+from mmdpad.utils.markdown import put_block
 
 HOSTILE = '</p><script>alert("x")</script> & $\\x$ \x1b[31m 苹果 \ud83d'
 
