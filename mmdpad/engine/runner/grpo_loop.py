@@ -69,8 +69,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             are all equal are replaced with groups of further prompts, from at most this many
             further batches per iteration. Groups without a signal fill what is still missing. In a
             mixture of tasks, groups are replaced whatever their task. 0 keeps every group.
-        replay_size: How many of the latest groups with a signal each process keeps to replace
-            groups without one, after refills (:class:`ReplayBuffer`). 0 turns it off.
+        replay_size: How many of the latest groups with a signal are kept to replace groups without
+            one, after refills (:class:`ReplayBuffer`). 0 turns it off.
         max_staleness: Iterations that a rollout may be behind: iteration i trains on responses that
             were sampled by the weights before iteration i - max_staleness (the first ones by the
             start policy), while earlier iterations ran. It saves time with an engine that samples

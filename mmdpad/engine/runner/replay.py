@@ -106,16 +106,18 @@ class ReplayBuffer:
                     task=sample.get('task'))
 
     def _restore(self, group: Group, other: RolloutBatch, encode: Callable) -> RolloutBatch:
-        """A stored group as a rollout of one prompt, on the devices of another rollout."""
+        """A stored group as a rollout of one prompt, with the devices and the threshold of another
+        rollout."""
         sample = DetDataSample(metainfo=dict(question=group['question'], task=group['task']))
         image = group['model_image'].to(other.model_images[0].device)
         values = {name: group[name].to(getattr(other, name).device)
                   for name in _FIELDS if name in group}
         size = len(group['texts'])
-        return RolloutBatch(
-            [sample], [image], size, group['texts'], [ParseFailure('no_answer', 'not kept')] * size,
-            reasoning_tokens=torch.full((size, ), torch.nan),
-            prompts=encode([image], [sample]), **values)
+        return replace(
+            other, data_samples=[sample], model_images=[image], texts=group['texts'],
+            parsed=[ParseFailure('no_answer', 'not kept')] * size,
+            reasoning_tokens=torch.full((size, ), torch.nan), prompts=encode([image], [sample]),
+            **values)
 
     def state_dict(self) -> list[Group]:
         """Plain data, equal on all processes."""

@@ -46,7 +46,10 @@ def test_flat_groups_give_way_to_earlier_ones_with_their_old_probabilities():
     mixed, logs = exchange(buffer, rollout(SMALL, FLAT, FLAT), 0)
     assert logs == dict(replayed=0.0) and mixed.prompts == ['p0', 'p1', 'p2']
     assert mixed.ref_logp is None and len(buffer.groups) == 1
-    mixed, logs = exchange(buffer, rollout(FLAT, LARGE, FLAT, first=3), 2)
+    given = rollout(FLAT, LARGE, FLAT, first=3)
+    given.entropy_threshold = 0.5
+    mixed, logs = exchange(buffer, given, 2)
+    assert mixed.entropy_threshold == 0.5  # of this iteration
     # One of two places, in the order of the prompts; the other has nothing to take its place.
     assert logs == dict(replayed=pytest.approx(1 / 3), replay_age=2.0)
     assert mixed.prompts == ['p0', 'p4', 'p5']
