@@ -42,6 +42,7 @@ from .sharding import fill, is_sharded, shard_as, to_full
 
 _OPTIMIZER = 'optimizer.'  # prefix of the names of its tensors
 REFERENCE = 'reference'  # in a checkpoint: the weights of a reference that changes
+_CHANGED = 'changed_reference.'  # prefix of their names; those in the model begin with 'reference.'
 
 
 @STRATEGIES.register_module()
@@ -250,7 +251,7 @@ def merge_shards(folder: str | Path) -> dict:
     for number, name in sharded_entries(optimizer):
         optimizer['state'][number][name] = parts.pop(f'{_OPTIMIZER}{number}.{name}')
     if REFERENCE in checkpoint:
-        checkpoint[REFERENCE] = {name: parts.pop(f'{REFERENCE}.{name}')
+        checkpoint[REFERENCE] = {name: parts.pop(f'{_CHANGED}{name}')
                                  for name in checkpoint[REFERENCE]}
     return dict(checkpoint, state_dict=parts)
 
@@ -299,7 +300,7 @@ def _read_parts(folder: str | Path, weights_only: bool = False) -> tuple[dict, d
     saved: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
     parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
              for name, about in saved.items()
-             if not weights_only or not name.startswith((_OPTIMIZER, f'{REFERENCE}.'))}
+             if not weights_only or not name.startswith((_OPTIMIZER, _CHANGED))}
     dcp.load(parts, storage_reader=reader, no_dist=True)
     return checkpoint, parts | {name: parts[first]
                                 for name, first in checkpoint.pop('tied').items()}
@@ -319,7 +320,7 @@ def _flat(optimizer: dict) -> dict[str, DTensor]:
 
 
 def _reference_parts(checkpoint: dict) -> dict[str, Any]:
-    return {f'{REFERENCE}.{name}': value for name, value in checkpoint.get(REFERENCE, {}).items()}
+    return {f'{_CHANGED}{name}': value for name, value in checkpoint.get(REFERENCE, {}).items()}
 
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:

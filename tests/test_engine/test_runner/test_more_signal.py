@@ -20,7 +20,7 @@ def train(config, name, **changes):
 
 
 def test_what_adapts_is_resumed_exactly(tiny_config):
-    tiny_config.train_cfg.update(max_iters=3, advantage='ema_grpo')
+    tiny_config.train_cfg.update(max_iters=3, advantage='ema_grpo', replay_size=4)
     tiny_config.model.loss = dict(
         type='GRPOLoss', kl_estimator='k3_unbiased', top_entropy_quantile=0.2,
         adaptive_entropy=dict(target=100.0, delta=1e-3, high=2.5e-3))
@@ -36,10 +36,13 @@ def test_what_adapts_is_resumed_exactly(tiny_config):
     states = [runner.train_loop.state_dict() for runner in (straight, resumed)]
     assert states[0]['loss'] == states[1]['loss'] == dict(coef=2.5e-3, is_applied=True)
     assert states[0]['spread'] == states[1]['spread'] and list(states[0]['spread']) == ['']
+    kept = [[(group['question'], group['score']) for group in state['replay']] for state in states]
+    assert kept[0] == kept[1] and len(kept[0]) > 2
 
 
+@pytest.mark.slow
 def test_replayed_groups_are_resumed_exactly(tiny_config):
-    """A policy that cannot earn anything yet has flat groups; a random reward makes some others."""
+    """Most groups are flat, since hardly any reasoning is that short."""
     tiny_config.train_cfg.update(max_iters=4, replay_size=4, rewards=dict(
         length=dict(type='ReasoningLengthReward', soft=1, hard=2)))
     tiny_config.custom_hooks = []
@@ -54,6 +57,7 @@ def test_replayed_groups_are_resumed_exactly(tiny_config):
                for name, value in resumed.model.policy.state_dict().items())
 
 
+@pytest.mark.slow
 def test_tokens_of_high_entropy_are_those_of_the_rollout_and_not_of_a_micro_batch(tiny_config):
     tiny_config.train_cfg.update(max_iters=1, advantage='gdpo')
     tiny_config.model.loss = dict(type='GRPOLoss', top_entropy_quantile=0.3)
