@@ -15,6 +15,8 @@ from mmdpad.structures import RolloutBatch
 
 from .grpo_loop import GRPOTrainLoop
 
+_OF_TRAINING = ('resume', 'safe_checkpoint', 'answer_pictures', 'curves', 'alarms')
+
 
 @LOOPS.register_module()
 class PassRateLoop(GRPOTrainLoop):
@@ -53,11 +55,10 @@ def measuring(config: Config) -> Config:
         for name in ('dataloader', 'cfg', 'evaluator'):
             config[f'{split}_{name}'] = None
     config.param_scheduler = None
-    hooks = dict(config.get('default_hooks') or {})
-    for name in ('checkpoint', 'resume', 'safe_checkpoint', 'answer_pictures', 'curves', 'alarms'):
-        hooks[name] = None
-    config.default_hooks = dict(hooks, rollout_log=dict(type='mmdpad.RolloutLogHook',
-                                                        max_bytes=2**50))
+    hooks = {name: hook for name, hook in (config.get('default_hooks') or {}).items()
+             if name not in _OF_TRAINING}
+    config.default_hooks = dict(hooks, checkpoint=None, rollout_log=dict(
+        type='mmdpad.RolloutLogHook', max_bytes=2**50))
     config.resume = False
     return config
 
