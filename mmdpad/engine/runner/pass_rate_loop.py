@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ class PassRateLoop(GRPOTrainLoop):
 def measuring(config: Config) -> Config:
     """The config of a pass over the training data of a config, in order, with its rewards, group
     size and sampling. The rollout log has every response."""
-    config = config.copy()
+    config = copy.deepcopy(config)
     train_cfg = config.train_cfg
     config.train_cfg = dict(type='mmdpad.PassRateLoop', rewards=train_cfg.get('rewards', {}))
     loader = config.train_dataloader
