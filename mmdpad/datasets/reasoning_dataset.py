@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 
 from mmdpad.registry import DATASETS, is_kind
 
+from .difficulty import check_difficulty, keep_by_difficulty
 from .errors import SHOWN, DatasetError, collecting, show_names
 from .transforms.probing import pixel_limit
 from .wrappers import change_parts
@@ -51,6 +52,9 @@ class ReasoningDataset(BaseDataset, ABC):
             own ``task``; None for the model's first.
         test_mode: Whether the data set is for evaluation, see above; the loops of this package set
             it (:func:`for_evaluation`).
+        difficulty: ``file``, written by ``mmdpad run estimate_difficulty``, and the smallest and
+            largest pass rate (``min``, ``max``) of the drawn items to keep; None keeps all. Ignored
+            if ``test_mode``.
         **kwargs: For :class:`mmengine.dataset.BaseDataset`, ``pipeline`` above all.
     """
 
@@ -60,7 +64,7 @@ class ReasoningDataset(BaseDataset, ABC):
 
     def __init__(self, num_samples: int | None = None, sample_seed: int = 9,
                  several_objects: bool = False, test_mode: bool = False,
-                 task: str | None = None, **kwargs: Any) -> None:
+                 task: str | None = None, difficulty: dict | None = None, **kwargs: Any) -> None:
         if num_samples is not None and num_samples < 1:
             raise ValueError('`num_samples` should be a positive integer, or None for all items, '
                              f'but got {num_samples}')
@@ -68,6 +72,9 @@ class ReasoningDataset(BaseDataset, ABC):
         self.sample_seed = sample_seed
         self.several_objects = several_objects
         self.task = task
+        if difficulty is not None:
+            check_difficulty(difficulty)
+        self.difficulty = None if test_mode else difficulty
         super().__init__(test_mode=test_mode, **kwargs)
 
     @property
@@ -123,7 +130,10 @@ class ReasoningDataset(BaseDataset, ABC):
                       level=logging.WARNING)
         if self.task is not None:
             items = [dict(task=self.task) | item for item in items]
-        return draw_items(items, self.num_samples, self.sample_seed)
+        items = draw_items(items, self.num_samples, self.sample_seed)
+        if self.difficulty is not None:
+            items = keep_by_difficulty(items, self.difficulty, self.where)
+        return items
 
     def leave_out(self, problems: Sequence[DatasetError], items: Sequence[dict]) -> None:
         """Raise the problems of entries, or, with ``on_bad_entry='skip'`` and if there are other

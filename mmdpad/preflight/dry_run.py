@@ -23,9 +23,11 @@ from mmdpad.datasets.wrappers import base_datasets
 from mmdpad.engine.check_config import Findings, check_config
 from mmdpad.engine.config_nodes import Node, find_nodes
 from mmdpad.engine.hooks import SafeCheckpointHook
+from mmdpad.engine.hooks.sync_reference_hook import SyncReferenceHook, check_reference
 from mmdpad.engine.refusals import REFUSALS, describe_refusal
 from mmdpad.engine.runner import GRPOTrainLoop
 from mmdpad.engine.runner.encoding import check_tasks, find_long_prompts, tasks_asked
+from mmdpad.engine.runner.group_comparison import check_comparison
 from mmdpad.engine.runner.settings import find_wrong_settings
 from mmdpad.models import ReasoningSegmentor, VLMReasoningHead
 from mmdpad.models.cost.memory import trained_weights
@@ -64,7 +66,6 @@ from mmdpad.rewards.composition import (
     find_unrewarded,
 )
 from mmdpad.rewards.composition import check_tasks as check_term_tasks
-from mmdpad.rl import check_estimator
 from mmdpad.tasks import WrongTask, find_tasks
 from mmdpad.utils import LOADERS
 from mmdpad.utils.argument_types import read_defaults
@@ -294,12 +295,10 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         num_iterations=train_cfg.get('num_iterations', 1),
         max_refills=train_cfg.get('max_refills', 0),
         max_staleness=train_cfg.get('max_staleness', 0),
-        max_skipped_steps=train_cfg.get('max_skipped_steps', 0), group_size=sampling['group_size'])
+        max_skipped_steps=train_cfg.get('max_skipped_steps', 0),
+        replay_size=train_cfg.get('replay_size', 0), is_sharded=bool(config.get('strategy')),
+        group_size=sampling['group_size'])
     yield from _check_loss(config, sampling, nodes)
-    try:
-        check_estimator(train_cfg.get('advantage', 'grpo'))
-    except ValueError as error:
-        yield describe_refusal('train_cfg', train_cfg, error)
     names: list[str] = []
     known = None
     if _is(config.get('model'), ReasoningSegmentor, nodes):
@@ -329,6 +328,16 @@ def _check_loss(config: Config, sampling: dict[str, Any], nodes: list[Node]) -> 
         loss = build_loss(config.model.get('loss') or dict(type='GRPOLoss'))
     except REFUSALS:  # `check_config` describes it
         return
+    try:
+        check_comparison(config.train_cfg.get('advantage', 'grpo'), loss)
+    except ValueError as error:
+        yield describe_refusal('train_cfg', config.train_cfg, error)
+    for node in nodes:
+        if node.is_kind(SyncReferenceHook):
+            try:
+                check_reference(loss.needs_reference, bool(config.model.policy.get('lora')))
+            except ValueError as error:
+                yield f'`{node.path}`: {error}'
     try:
         if config.train_cfg.get('max_staleness'):
             loss.correct_staleness()

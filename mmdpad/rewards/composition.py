@@ -324,13 +324,15 @@ class RewardComposition:
                                  f'responses) = {shape}, but got shape {tuple(values.shape)}: '
                                  f'{values}')
         # float64, so that a batch and its parts give the same sum
-        return sum(weight * self._scored(name, rollout)  # type: ignore[return-value]
-                   for name, weight in self.weights.items())
+        return sum(self.weights[name] * values  # type: ignore[return-value]
+                   for name, values in self.scored(rollout).items())
 
-    def _scored(self, name: str, rollout: RolloutBatch) -> Tensor:
-        """The (B, G) values of a term, 0 for the prompts that it does not score."""
-        values = rollout.rewards[name].double().cpu()
-        return values if self.tasks[name] is None else values.masked_fill(values.isnan(), 0.0)
+    def scored(self, rollout: RolloutBatch) -> dict[str, Tensor]:
+        """Name -> the (B, G) float64 values of each term, unweighted, in the order of the terms; 0
+        for the prompts that it does not score."""
+        found = {name: rollout.rewards[name].double().cpu() for name in self.terms}
+        return {name: values if self.tasks[name] is None else values.nan_to_num()
+                for name, values in found.items()}
 
     def _prompts_of(self, name: str, rollout: RolloutBatch) -> list[int] | None:
         """The numbers of the prompts that a term scores; None for all.

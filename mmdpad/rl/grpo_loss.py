@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import LossScale, RolloutBatch
 
 from .aggregation import aggregate
+from .entropy import AdaptiveEntropy, check_top_entropy
 from .importance import DEFAULT_CAP
 from .kl import approximate_kl
 from .policy_loss import check_objective, policy_loss
@@ -33,6 +35,8 @@ class LossInputs:
         entropy: (N, T) float, of the policy at each token, in nats.
         sampling_logp: (N, T) float, those recorded by the rollout engine while sampling; None if
             it recorded none.
+        surrogate_mask: (N, T) bool, the tokens with the highest entropy, by
+            :attr:`PolicyLoss.top_entropy_quantile`; None for all.
         max_tokens: Length limit of a response.
         scale: Divisors for :meth:`mean`, with which the mean over the micro-batches is the loss of
             the complete batch.
@@ -45,6 +49,7 @@ class LossInputs:
     ref_logp: Tensor | None = None
     entropy: Tensor | None = None
     sampling_logp: Tensor | None = None
+    surrogate_mask: Tensor | None = None
     max_tokens: int | None = None
     scale: LossScale | None = None
 
@@ -58,10 +63,13 @@ class LossInputs:
 
         assert rollout.advantages is not None
         old_logp = like(rollout.old_logp)
+        chosen = None
+        if rollout.old_entropy is not None and rollout.entropy_threshold is not None:
+            chosen = (rollout.old_entropy >= rollout.entropy_threshold).to(logp.device)
         return cls(logp, logp.detach() if old_logp is None else old_logp,
                    rollout.advantages.flatten().to(logp), mask.to(logp.device),
-                   like(rollout.ref_logp), entropy, like(rollout.sampling_logp), max_tokens,
-                   rollout.loss_scale)
+                   like(rollout.ref_logp), entropy, like(rollout.sampling_logp), chosen,
+                   max_tokens, rollout.loss_scale)
 
     def mean(self, values: Tensor, aggregation: str = 'seq_mean_token_mean') -> Tensor:
         """Reduce (N, T) values to a scalar, see :func:`mmdpad.rl.aggregate`. A loss that is a sum
@@ -79,12 +87,20 @@ class PolicyLoss:
         entropy: 'grad' if gradients flow through ``LossInputs.entropy``, 'no_grad' if it is only
             logged.
         penalizes_rewards: Whether :meth:`reward_penalty` is subtracted from the rewards.
+        top_entropy_quantile: The share of a rollout's tokens, those with the highest entropy before
+            its updates, in ``LossInputs.surrogate_mask``; 1 for all, without a mask.
     """
 
     needs_reference: bool = False
     needs_sampling_logp: bool = False
     entropy: Literal['grad', 'no_grad'] = 'no_grad'
     penalizes_rewards: bool = False
+    top_entropy_quantile: float = 1.0
+
+    @property
+    def needs_pass_before_update(self) -> bool:
+        """Whether the loss needs log-probabilities or entropies of the complete rollout."""
+        return self.penalizes_rewards or self.top_entropy_quantile < 1
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar loss of a micro-batch, and scalars to log, named as in :meth:`entries`."""
@@ -140,6 +156,17 @@ class PolicyLoss:
         ``ref_logp``."""
         raise NotImplementedError(f'{type(self).__name__} should implement `reward_penalty`')
 
+    def after_iteration(self, logs: Mapping[str, float]) -> None:
+        """Called after the updates for a rollout with the means of its log over all processes, for
+        a loss that adapts; by default, nothing happens."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data of what :meth:`after_iteration` changed, for a resumed run."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, of a loss with other settings, too."""
+
 
 @MODELS.register_module()
 class GRPOLoss(PolicyLoss):
@@ -149,10 +176,17 @@ class GRPOLoss(PolicyLoss):
     Args:
         clip_ratio, clip_ratio_high, ratio_level, surrogate: See :func:`mmdpad.rl.policy_loss`.
         kl_coef, kl_estimator, entropy_coef: See there.
+        adaptive_entropy: ``target``, ``delta``, ``low`` and ``high`` of
+            :class:`mmdpad.rl.AdaptiveEntropy`, which starts from ``entropy_coef``; None for a
+            constant coefficient.
+        top_entropy_quantile: The share of a rollout's tokens, those with the highest entropy, that
+            count in the surrogate (:func:`mmdpad.rl.entropy_threshold`); 1 for all.
         importance_cap: See there; 'auto' for no correction, or a cap of 2 if rollouts are sampled
             by older weights. With None, those are not corrected either.
         importance_level, importance_mode, importance_floor: See
             :func:`mmdpad.rl.importance_weights`.
+        off_policy_mask_threshold: See :func:`mmdpad.rl.policy_loss`; the rollout engine must record
+            log-probabilities.
         aggregation: See :func:`mmdpad.rl.aggregate`; 'seq_mean_token_sum_norm' divides by
             ``model.train_cfg.max_new_tokens``.
         kl_in: 'loss' or 'reward'. With 'reward', ``kl_coef`` times the KL estimate, summed over a
@@ -167,37 +201,77 @@ class GRPOLoss(PolicyLoss):
     def __init__(self, clip_ratio: float = 0.2, clip_ratio_high: float | None = None,
                  ratio_level: str = 'token', surrogate: str = 'clip', kl_coef: float = 5e-3,
                  kl_estimator: str = 'k3', kl_in: str = 'loss', entropy_coef: float = 1e-3,
+                 adaptive_entropy: dict | None = None, top_entropy_quantile: float = 1.0,
                  aggregation: str = 'seq_mean_token_mean',
                  importance_cap: float | Literal['auto'] | None = 'auto',
                  importance_level: str = 'token', importance_mode: str = 'truncate',
-                 importance_floor: float = 0.0, mask_truncated: bool = False) -> None:
+                 importance_floor: float = 0.0,
+                 off_policy_mask_threshold: float | None = None,
+                 mask_truncated: bool = False) -> None:
         if not 0 <= kl_coef < math.inf:
             raise ValueError(f'`kl_coef` should be at least 0 and finite, but got {kl_coef}')
         if kl_in not in ('loss', 'reward'):
             raise ValueError(f"`kl_in` should be 'loss' or 'reward', but got {kl_in!r}")
+        if kl_in == 'reward' and kl_estimator == 'k3_unbiased':
+            raise ValueError("`kl_estimator` should not be 'k3_unbiased' with `kl_in='reward'`, "
+                             "where no gradient flows through it; use 'k3', which has the same "
+                             'value')
         self.switches: dict[str, Any] = dict(
             clip_ratio=clip_ratio, clip_ratio_high=clip_ratio_high, ratio_level=ratio_level,
             surrogate=surrogate, kl_estimator=kl_estimator, aggregation=aggregation,
             importance_cap=None if importance_cap == 'auto' else importance_cap,
             importance_level=importance_level, importance_mode=importance_mode,
-            importance_floor=importance_floor)
+            importance_floor=importance_floor,
+            off_policy_mask_threshold=off_policy_mask_threshold)
         check_objective(max_tokens=1, **self.switches)
         self.kl_coef = kl_coef
-        self.entropy_coef = entropy_coef
+        check_top_entropy(top_entropy_quantile)
+        self.top_entropy_quantile = top_entropy_quantile
+        self.adaptive_entropy = (None if adaptive_entropy is None else
+                                 AdaptiveEntropy.of(entropy_coef, adaptive_entropy))
+        self._entropy_coef = entropy_coef
         self.mask_truncated = mask_truncated
         self.needs_reference = kl_coef > 0
         self.importance_cap = importance_cap
-        self.needs_sampling_logp = self.switches['importance_cap'] is not None
-        self.entropy = 'grad' if entropy_coef else 'no_grad'
+        self.needs_sampling_logp = (self.switches['importance_cap'] is not None
+                                    or off_policy_mask_threshold is not None)
+        self.entropy = 'grad' if entropy_coef or adaptive_entropy is not None else 'no_grad'
         self.penalizes_rewards = kl_in == 'reward' and kl_coef > 0
 
+    @property
+    def entropy_coef(self) -> float:
+        """The current coefficient of the entropy."""
+        return (self._entropy_coef if self.adaptive_entropy is None else
+                self.adaptive_entropy.applied)
+
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """See :func:`mmdpad.rl.policy_loss`."""
-        return policy_loss(
+        """See :func:`mmdpad.rl.policy_loss`; with ``adaptive_entropy``, also logs ``entropy_coef``
+        and ``entropy_per_token``, the mean over tokens, however the loss is aggregated."""
+        loss, scalars = policy_loss(
             inputs.logp, inputs.old_logp, inputs.advantages, inputs.mask,
             ref_logp=inputs.ref_logp, kl_coef=0.0 if self.penalizes_rewards else self.kl_coef,
             entropy=inputs.entropy, entropy_coef=self.entropy_coef, max_tokens=inputs.max_tokens,
-            sampling_logp=inputs.sampling_logp, scale=inputs.scale, **self.switches)
+            sampling_logp=inputs.sampling_logp, surrogate_mask=inputs.surrogate_mask,
+            scale=inputs.scale, **self.switches)
+        if self.adaptive_entropy is not None:
+            assert inputs.entropy is not None
+            scalars['entropy_coef'] = torch.tensor(self.entropy_coef)
+            scalars['entropy_per_token'] = inputs.mean(inputs.entropy.detach(), 'token_mean')
+        return loss, scalars
+
+    def after_iteration(self, logs: Mapping[str, float]) -> None:
+        """See :class:`PolicyLoss`; nothing happens if all steps of the iteration were skipped."""
+        if self.adaptive_entropy is not None and 'entropy_per_token' in logs:
+            self.adaptive_entropy.update(logs['entropy_per_token'])
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :class:`PolicyLoss`."""
+        return {} if self.adaptive_entropy is None else self.adaptive_entropy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See :class:`PolicyLoss`."""
+        if self.adaptive_entropy is not None and state:
+            self.adaptive_entropy.load_state_dict(state)
 
     def correct_staleness(self) -> None:
         """See :class:`PolicyLoss`; sets a cap if ``importance_cap`` is 'auto'."""

@@ -58,6 +58,30 @@ def importance_weights(logp: Tensor, sampling_logp: Tensor, mask: Tensor, cap: f
     return ratio.masked_fill((ratio > cap) | (ratio < floor), 0.0)
 
 
+def off_policy_mask(logp: Tensor, sampling_logp: Tensor, advantages: Tensor, mask: Tensor,
+                     threshold: float) -> Tensor:
+    """Which tokens the off-policy sequence masking of DeepSeek-V3.2 keeps (arXiv 2512.02556,
+    section 3.1): all but those of responses with a negative advantage whose mean over tokens of
+    sampling_logp - logp exceeds the threshold. Such a response is a bad one that the policy would
+    hardly write any more, so there is little to unlearn, but its gradients are large and wrong.
+
+    Args:
+        logp: (N, T) float, log-probabilities under the policy being updated.
+        sampling_logp: (N, T) float, those under the policy that sampled.
+        advantages: (N,) or (N, T) float.
+        mask: (N, T) bool or 0/1, True for tokens that count.
+        threshold: In nats per token, at least 0.
+
+    Returns:
+        (N, T) bool; of any value where the mask is False.
+    """
+    difference = torch.where(mask.bool(), sampling_logp - logp, torch.zeros_like(logp)).detach()
+    divergence = difference.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    if advantages.dim() == 1:
+        advantages = advantages[:, None]
+    return (advantages >= 0) | (divergence <= threshold)[:, None].expand_as(difference)
+
+
 def effective_sample_sizes(logs: dict[str, float]) -> dict[str, float]:
     """Replace the mean weights and mean squared weights in a log by ``ess/tokens`` and
     ``ess/sequences``: the effective sample size (sum w)^2 / (n sum w^2), a share in [0, 1], of all

@@ -11,7 +11,12 @@ from torch import Tensor
 from mmdpad.structures import LossScale
 
 from .aggregation import aggregate, check_aggregation
-from .importance import IMPORTANCE_LEVELS, check_importance, importance_weights
+from .importance import (
+    IMPORTANCE_LEVELS,
+    check_importance,
+    importance_weights,
+    off_policy_mask,
+)
 from .kl import approximate_kl, check_kl_estimator
 
 RATIO_LEVELS = ('token', 'sequence')
@@ -39,6 +44,8 @@ def policy_loss(logp: Tensor,
                 importance_level: str = 'token',
                 importance_mode: str = 'truncate',
                 importance_floor: float = 0.0,
+                off_policy_mask_threshold: float | None = None,
+                surrogate_mask: Tensor | None = None,
                 scale: LossScale | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate + KL to the reference - entropy (GRPO, arXiv 2402.03300, eq. 3).
 
@@ -64,9 +71,11 @@ def policy_loss(logp: Tensor,
 
     With ``importance_cap`` each token's surrogate is multiplied by its weight, see
     :func:`importance_weights` of ``old_logp`` and ``sampling_logp``. Tokens with weight 0 still
-    count where a term is averaged. With rollouts of older weights this is the decoupled objective
-    (Hilton et al. 2021, arXiv 2110.00641; AReaL, 2505.24298): the ratio is clipped around
-    ``old_logp``, and the weights correct for the policy that sampled.
+    count where a term is averaged, and so do those that a mask leaves out of the surrogate. With
+    rollouts of older weights this is the decoupled objective (Hilton et al. 2021, arXiv 2110.00641;
+    AReaL, 2505.24298): the ratio is clipped around ``old_logp``, and the weights correct for the
+    policy that sampled. They multiply the estimate 'k3_unbiased', too, which refers to
+    ``old_logp``.
 
     Args:
         logp: (N, T) float, log-probabilities under the policy being updated; gradients flow.
@@ -86,6 +95,10 @@ def policy_loss(logp: Tensor,
             rollout engine; required with ``importance_cap``.
         importance_cap: At least 1, or None for no correction.
         importance_level, importance_mode, importance_floor: See :func:`importance_weights`.
+        off_policy_mask_threshold: The surrogate is 0 for bad responses that the policy would hardly
+            write any more, see :func:`off_policy_mask`; None keeps all. The policy that sampled is
+            ``sampling_logp``, or else ``old_logp``.
+        surrogate_mask: (N, T) bool, False for tokens whose surrogate is 0; None keeps all.
 
     Returns:
         The scalar loss, and detached scalars: ``pg_loss``, ``kl_loss`` (0 without a reference),
@@ -96,7 +109,8 @@ def policy_loss(logp: Tensor,
         and, with ``importance_cap``, ``mismatch/clipped`` (fraction of tokens whose weight is
         capped or masked) and, for :func:`effective_sample_sizes`, the mean weights
         ``importance/tokens`` and ``importance/sequences`` (by either level) and the means of their
-        squares, ``importance/..._squared``.
+        squares, ``importance/..._squared``. With ``off_policy_mask_threshold``, there is
+        ``off_policy_masked``, the fraction of responses that it leaves out.
 
     Raises:
         ValueError: Shapes differ, a coefficient is set without the tensor it weighs, or an option
@@ -106,7 +120,8 @@ def policy_loss(logp: Tensor,
                     ratio_level=ratio_level, surrogate=surrogate, kl_estimator=kl_estimator,
                     aggregation=aggregation, max_tokens=max_tokens,
                     importance_cap=importance_cap, importance_level=importance_level,
-                    importance_mode=importance_mode, importance_floor=importance_floor)
+                    importance_mode=importance_mode, importance_floor=importance_floor,
+                    off_policy_mask_threshold=off_policy_mask_threshold)
     if logp.dim() != 2 or not logp.shape == old_logp.shape == mask.shape:
         raise ValueError('`logp`, `old_logp` and `mask` should have the same shape (N, T), but got '
                          f'{tuple(logp.shape)}, {tuple(old_logp.shape)}, {tuple(mask.shape)}')
@@ -138,6 +153,7 @@ def policy_loss(logp: Tensor,
         1 - clip_ratio, 1 + (clip_ratio if clip_ratio_high is None else clip_ratio_high),
         surrogate)
     mismatch: dict[str, Tensor] = {}
+    importance: Tensor | float = 1.0
     if sampling_logp is not None:
         sampling_logp = chosen(sampling_logp)
         difference = old_logp - sampling_logp
@@ -147,7 +163,8 @@ def policy_loss(logp: Tensor,
             weights = {level: importance_weights(old_logp, sampling_logp, mask, importance_cap,
                                                  level, importance_mode, importance_floor)
                        for level in IMPORTANCE_LEVELS}
-            per_token = per_token * weights[importance_level]
+            importance = weights[importance_level]
+            per_token = per_token * importance
             ratio = importance_weights(old_logp, sampling_logp, mask, math.inf, importance_level)
             mismatch['mismatch/clipped'] = token_mean(
                 ((ratio > importance_cap) | (ratio < importance_floor)).to(logp.dtype))
@@ -155,10 +172,18 @@ def policy_loss(logp: Tensor,
                 average = token_mean if name == 'tokens' else sequence_mean
                 mismatch[f'importance/{name}'] = average(weight)
                 mismatch[f'importance/{name}_squared'] = average(weight.square())
+    if off_policy_mask_threshold is not None:
+        kept = off_policy_mask(logp, old_logp if sampling_logp is None else sampling_logp,
+                                advantages, mask, off_policy_mask_threshold).to(logp.dtype)
+        per_token = per_token * kept
+        mismatch['off_policy_masked'] = sequence_mean(1 - kept)
+    if surrogate_mask is not None:
+        per_token = per_token * surrogate_mask.to(logp.dtype)
     loss = pg_loss = mean(per_token)
     kl_loss = torch.zeros_like(pg_loss)
     if ref_logp is not None:
-        kl_loss = mean(approximate_kl(logp, chosen(ref_logp), kl_estimator))
+        kl = approximate_kl(logp, chosen(ref_logp), kl_estimator, old_logp)
+        kl_loss = mean(kl * importance if kl_estimator == 'k3_unbiased' else kl)
         if kl_coef:
             loss = loss + kl_coef * kl_loss
     scalars = {
@@ -198,7 +223,8 @@ def check_objective(clip_ratio: float = 0.2, clip_ratio_high: float | None = Non
                     kl_estimator: str = 'k3', aggregation: str = 'seq_mean_token_mean',
                     max_tokens: int | None = None, importance_cap: float | None = None,
                     importance_level: str = 'token', importance_mode: str = 'truncate',
-                    importance_floor: float = 0.0) -> None:
+                    importance_floor: float = 0.0,
+                    off_policy_mask_threshold: float | None = None) -> None:
     """Raise the ValueErrors of :func:`policy_loss` that concern its options."""
     check_kl_estimator(kl_estimator)
     check_aggregation(aggregation, max_tokens)
@@ -210,3 +236,6 @@ def check_objective(clip_ratio: float = 0.2, clip_ratio_high: float | None = Non
     if not 0 <= clip_ratio <= 1 or not (clip_ratio_high is None or clip_ratio_high >= 0):
         raise ValueError(f'`clip_ratio` should be in [0, 1] and `clip_ratio_high` None or at least '
                          f'0, but got {clip_ratio} and {clip_ratio_high}')
+    if off_policy_mask_threshold is not None and not off_policy_mask_threshold >= 0:
+        raise ValueError(f'`off_policy_mask_threshold` should be None or at least 0 (nats per '
+                         f'token), but got {off_policy_mask_threshold}')

@@ -64,6 +64,10 @@ class RolloutBatch:
             once; otherwise None.
         sampling_logp: (B * G, R) float, those recorded by the rollout engine while sampling, at
             the sampling temperature; None if it does not record them.
+        old_entropy: (B * G, R) float, the entropy of the policy before its updates at each token,
+            in nats; None unless the loss needs it.
+        entropy_threshold: The ``old_entropy`` from which on a token counts in the surrogate; None
+            for all tokens.
         loss_scale: Divisors for the means in the loss (:class:`LossScale`) if this is
             one of several micro-batches; None if it is the entire batch.
     """
@@ -84,6 +88,8 @@ class RolloutBatch:
     old_logp: Tensor | None = None
     ref_logp: Tensor | None = None
     sampling_logp: Tensor | None = None
+    old_entropy: Tensor | None = None
+    entropy_threshold: float | None = None
     loss_scale: LossScale | None = None
     images: list[Tensor] | None = None
     prompts: list[Any] | None = None
@@ -216,8 +222,10 @@ class RolloutBatch:
 _PARTS = dict(data_samples=False, model_images=False, images=False, prompts=False, texts=True,
               parsed=True, response_ids=True, response_mask=True, truncated=True,
               reasoning_tokens=True, signals=False, rewards=False, total_rewards=False,
-              advantages=False, old_logp=True, ref_logp=True, sampling_logp=True)
-_PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp', 'sampling_logp')
+              advantages=False, old_logp=True, ref_logp=True, sampling_logp=True,
+              old_entropy=True)
+_PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp', 'sampling_logp',
+              'old_entropy')
 
 
 def _pick(value: Any, index: Tensor) -> Any:

@@ -166,6 +166,13 @@ BROKEN = {
                                    '`prompts_per_update` should be at least 1, but got -1'),
     'advantage': (dict(train_cfg__advantage='gae'),
                   "`train_cfg.advantage` should be one of ('grpo', "),
+    'normalized terms and a penalty on their sum': (
+        dict(train_cfg__advantage='gdpo', model__loss=dict(type='GRPOLoss', kl_in='reward')),
+        "`train_cfg.advantage` should not be 'gdpo' with a loss that takes something off"),
+    'a reference that does not exist': (
+        dict(model__loss=dict(type='GRPOLoss', kl_coef=0.0),
+             custom_hooks=[dict(type='SyncReferenceHook')]),
+        '`custom_hooks.0`: `SyncReferenceHook` should be left out if'),
     'accumulation': (dict(optim_wrapper__accumulative_counts=4), 'should be 1'),
     'group': (dict(model__train_cfg__group_size=1), 'should be at least 2'),
     'log-probabilities that are not recorded': (

@@ -1,4 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import math
+
 import pytest
 import torch
 
@@ -38,6 +40,7 @@ def test_what_is_not_needed_is_not_asked_for():
     loss = GRPOLoss(kl_coef=0.0, entropy_coef=0.0)
     assert not loss.needs_reference and loss.entropy == 'no_grad'
     assert not loss.needs_sampling_logp and GRPOLoss(importance_cap=2.0).needs_sampling_logp
+    assert GRPOLoss(off_policy_mask_threshold=0.0).needs_sampling_logp
     assert not GRPOLoss(kl_in='reward', kl_coef=0.0).penalizes_rewards
 
 
@@ -66,6 +69,42 @@ def test_truncated_responses_stay_out_where_asked():
         [False] * 3, [True, True, False]]
 
 
+def test_only_tokens_with_the_highest_entropy_count_in_the_surrogate():
+    """As in TRL, all tokens stay in the divisor and in the KL."""
+    loss = GRPOLoss(top_entropy_quantile=0.4, entropy_coef=0.0, kl_coef=0.1)
+    assert loss.needs_pass_before_update and not GRPOLoss().needs_pass_before_update
+    more = dict(old_entropy=torch.tensor([[2.0, 0.1, 3.0], [0.2, 2.5, 9.0]]))
+    assert inputs(loss, **more).surrogate_mask is None
+    given = inputs(loss, entropy_threshold=2.5, **more)
+    assert given.surrogate_mask.tolist() == [[False, False, True], [False, True, True]]
+    total, scalars = loss(given)
+    # A * min(e^0.3, 1.2) of one of three tokens, and -A * e^0.3 of one of two
+    assert scalars['pg_loss'].item() == pytest.approx((-1.2 / 3 + math.exp(0.3) / 2) / 2)
+    everything = GRPOLoss(entropy_coef=0.0, kl_coef=0.1)
+    assert scalars['kl_loss'] == everything(inputs(everything))[1]['kl_loss']
+
+
+def test_the_entropy_bonus_adapts():
+    loss = GRPOLoss(entropy_coef=0.0, adaptive_entropy=dict(target=3.0, delta=0.01, high=1.0),
+                    aggregation='seq_mean_token_sum_norm')
+    assert loss.entropy == 'grad'
+    total, scalars = loss(inputs(loss))
+    assert scalars['entropy_per_token'] == 2.0 and scalars['entropy_coef'] == 0.0
+    loss.after_iteration({'entropy_per_token': 2.0})
+    found, scalars = loss(inputs(loss))
+    # 0.01 times the mean over 2 responses of their sums (3 tokens and 2) over 100
+    assert (total - found).item() == pytest.approx(0.01 * 2.0 * 5 / 200)
+    resumed = GRPOLoss(adaptive_entropy=dict(target=3.0, delta=0.01, high=1.0))
+    resumed.load_state_dict(loss.state_dict())
+    assert resumed.entropy_coef == loss.entropy_coef == 0.01
+    loss.after_iteration({})  # all steps were skipped
+    loss.after_iteration({'entropy_per_token': 3.5})
+    assert loss.entropy_coef == 0.0
+    fixed = GRPOLoss(entropy_coef=0.5)
+    fixed.load_state_dict(loss.state_dict())
+    assert fixed.entropy_coef == 0.5 and fixed.state_dict() == {}
+
+
 def test_a_rollout_without_old_log_probabilities_is_on_policy():
     batch = rollout()
     found = LossInputs.of(batch, MASK, LOGP, None, 100)
@@ -76,7 +115,10 @@ def test_a_rollout_without_old_log_probabilities_is_on_policy():
 @pytest.mark.parametrize('settings, message', [
     (dict(kl_coef=-1.0), '`kl_coef` should be at least 0'),
     (dict(kl_coef=float('inf')), '`kl_coef` should be at least 0 and finite'),
+    (dict(top_entropy_quantile=0.0), r'`top_entropy_quantile` should be in \(0, 1\]'),
+    (dict(adaptive_entropy=dict(aim=1)), '`adaptive_entropy` should have keys among'),
     (dict(kl_in='advantage'), "`kl_in` should be 'loss' or 'reward'"),
+    (dict(kl_in='reward', kl_estimator='k3_unbiased'), "should not be 'k3_unbiased' with"),
     (dict(surrogate='ppo'), '`surrogate` should be one of'),
     (dict(importance_cap=0.5), '`importance_cap` should be')])
 def test_wrong_settings_are_refused(settings, message):

@@ -133,3 +133,40 @@ def test_options_that_are_wrong_or_have_no_effect_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         policy_loss(x, x, torch.ones(1), x + 1, sampling_logp=x,
                     **{f'importance_{name}': value for name, value in options.items()})
+
+
+def test_bad_responses_that_drifted_away_are_left_out():
+    """`get_off_policy_mask` of trl/trainer/grpo_trainer.py, commit f2cd577, which cites
+    DeepSeek-V3.2: a mean of sampling_logp - logp over tokens of 3/2, 1/2 and 4 nats."""
+    logp = torch.tensor([[-2., -3., 9.], [-1., -1., -1.], [-5., -9., -9.]], requires_grad=True)
+    sampling = torch.tensor([[-1., -1., math.inf], [-.5, -.5, -.5], [-1., -9., -9.]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool()
+    switches = dict(off_policy_mask_threshold=1.0, sampling_logp=sampling)
+    losses, masked = [], []
+    for signs in ([-1., -1., -1.], [1., -1., 1.], [0., 1., -1.]):
+        loss, scalars = policy_loss(logp, logp.detach(), torch.tensor(signs), mask, **switches)
+        losses.append(torch.autograd.grad(loss, logp)[0][:, 0].tolist())
+        masked.append(scalars['off_policy_masked'].item())
+    # A gradient of -A / (3 responses * tokens) each
+    assert losses == [[0., pytest.approx(1 / 9), 0.],
+                      [pytest.approx(-1 / 6), pytest.approx(1 / 9), pytest.approx(-1 / 3)],
+                      [0., pytest.approx(-1 / 9), 0.]]
+    assert masked == pytest.approx([2 / 3, 0., 1 / 3])
+
+
+def test_without_recorded_log_probabilities_the_old_policy_is_the_one_that_sampled():
+    given = dict(old_logp=torch.full((1, 2), 1.5), advantages=-torch.ones(1),
+                 mask=torch.ones(1, 2))
+    for threshold, masked in ((1.5, 0.), (1.4, 1.)):
+        _, scalars = policy_loss(torch.zeros(1, 2), off_policy_mask_threshold=threshold, **given)
+        assert scalars['off_policy_masked'] == masked
+
+
+def test_the_weights_multiply_the_unbiased_kl_only():
+    logp, old = torch.tensor([[-1.]]), torch.tensor([[-1.]])
+    given = dict(advantages=torch.zeros(1), mask=torch.ones(1, 1), ref_logp=torch.tensor([[-2.]]),
+                 sampling_logp=old - LOG2, importance_cap=4.0, kl_coef=1.0)
+    k3 = math.exp(-1)  # d = 1
+    for estimator, expected in (('k3', k3), ('k3_unbiased', 2 * k3)):
+        loss, _ = policy_loss(logp, old, kl_estimator=estimator, **given)
+        assert loss.item() == pytest.approx(expected)

@@ -45,7 +45,8 @@ def test_by_hand():
 
 @pytest.mark.parametrize('switches', [
     {}, dict(kl_estimator='k1'), dict(kl_estimator='k2'), dict(surrogate='cispo'),
-    dict(ratio_level='sequence')])
+    dict(ratio_level='sequence'), dict(kl_estimator='k3_unbiased'),
+    dict(off_policy_mask_threshold=0.)])
 def test_padding_may_hold_anything(switches):
     bad = torch.tensor([[-1., float('nan')], [-2., float('-inf')]], requires_grad=True)
     mask = torch.tensor([[True, False], [True, False]])
@@ -134,7 +135,8 @@ def test_parts_of_a_batch_add_up_to_its_loss_and_scalars(aggregation):
     (dict(ratio_level='word'), 'ratio_level'), (dict(surrogate='ppo'), 'surrogate'),
     (dict(kl_estimator='k4'), 'kl_estimator'), (dict(clip_ratio=2.), 'clip_ratio'),
     (dict(aggregation='seq_mean_token_sum_norm'), 'max_tokens'),
-    (dict(aggregation='sum'), 'aggregation')])
+    (dict(aggregation='sum'), 'aggregation'),
+    (dict(off_policy_mask_threshold=-.1), 'off_policy_mask_threshold')])
 def test_unknown_switches(switch, message):
     with pytest.raises(ValueError, match=message):
         gradient([1.], 1., **switch)

@@ -1,4 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .length_sorted_sampler import LengthSortedSampler
+from .variance_sampler import VarianceSampler
 
-__all__ = ['LengthSortedSampler']
+__all__ = ['LengthSortedSampler', 'VarianceSampler']

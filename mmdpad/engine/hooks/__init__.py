@@ -12,8 +12,9 @@ from .response_cache_hook import ResponseCacheHook
 from .reward_hook import RewardHook
 from .rollout_log_hook import RolloutLogHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .sync_reference_hook import SyncReferenceHook
 
 __all__ = ['AlarmHook', 'AtomicCheckpointHook', 'CurvesHook', 'DiscriminativeRewardHook',
            'ExactResumeHook', 'FreeCoresHook', 'MaskRewardHook', 'ProvenanceHook',
            'ReasonSegVisualizationHook', 'ResponseCacheHook', 'RewardHook', 'RolloutLogHook',
-           'SafeCheckpointHook']
+           'SafeCheckpointHook', 'SyncReferenceHook']

@@ -3,6 +3,7 @@ from .evaluation_loops import ReasonSegTestLoop, ReasonSegValLoop
 from .grpo_loop import GRPOTrainLoop
 from .local_backend import LocalVisBackend
 from .log_processor import ShortLogProcessor
+from .pass_rate_loop import PassRateLoop
 
-__all__ = ['GRPOTrainLoop', 'LocalVisBackend', 'ReasonSegTestLoop', 'ReasonSegValLoop',
-           'ShortLogProcessor']
+__all__ = ['GRPOTrainLoop', 'LocalVisBackend', 'PassRateLoop', 'ReasonSegTestLoop',
+           'ReasonSegValLoop', 'ShortLogProcessor']

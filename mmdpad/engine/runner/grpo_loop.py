@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather, all_gather_object, all_reduce, get_rank
+from mmengine.dist import all_gather_object, all_reduce, get_rank
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 
@@ -30,17 +30,14 @@ from mmdpad.models.rollouts.guess_memory import GuessMemory
 from mmdpad.models.segmentors import ReasoningSegmentor
 from mmdpad.registry import LOOPS
 from mmdpad.rewards import RewardComposition
-from mmdpad.rl import (
-    check_estimator,
-    compute_advantages,
-    effective_sample_sizes,
-    has_signal,
-)
+from mmdpad.rl import effective_sample_sizes, entropy_threshold, has_signal
 from mmdpad.structures import LossScale, RolloutBatch
 
 from .encoding import build_encoding_dataloader, check_training_data, tasks_asked
 from .finite import StepRefused, lower_loss_scale, refused_steps, save_rollout
+from .group_comparison import GroupComparison, check_comparison
 from .pending_rollouts import PendingRollouts
+from .replay import ReplayBuffer
 from .rollout_stats import describe_rollout
 from .settings import find_wrong_settings
 
@@ -72,6 +69,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             are all equal are replaced with groups of further prompts, from at most this many
             further batches per iteration. Groups without a signal fill what is still missing. In a
             mixture of tasks, groups are replaced whatever their task. 0 keeps every group.
+        replay_size: How many of the latest groups with a signal are kept to replace groups without
+            one, after refills (:class:`ReplayBuffer`). 0 turns it off.
         max_staleness: Iterations that a rollout may be behind: iteration i trains on responses that
             were sampled by the weights before iteration i - max_staleness (the first ones by the
             start policy), while earlier iterations ran. It saves time with an engine that samples
@@ -88,8 +87,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def __init__(self, runner: Any, dataloader: Any, max_iters: int,
                  rewards: dict[str, dict], prompts_per_update: int | None = None,
                  tokens_per_micro_batch: int | None = None, advantage: str = 'grpo',
-                 num_iterations: int = 1, max_refills: int = 0, max_staleness: int = 0,
-                 max_skipped_steps: int = 5, **kwargs: Any) -> None:
+                 num_iterations: int = 1, max_refills: int = 0, replay_size: int = 0,
+                 max_staleness: int = 0, max_skipped_steps: int = 5, **kwargs: Any) -> None:
         unwrap(runner.model).check_trainable()
         if max_staleness > 0:
             unwrap(runner.model).allow_staleness()
@@ -98,10 +97,11 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
         self.tokens_per_micro_batch = tokens_per_micro_batch
-        check_estimator(advantage)
-        self.advantage = advantage
+        check_comparison(advantage, self.model.objective)
+        self.comparison = GroupComparison(advantage, self.composition)
         self.num_iterations = num_iterations
         self.max_refills = max_refills
+        self.replay = ReplayBuffer(replay_size)
         self.max_staleness = max_staleness
         self.max_skipped_steps = max_skipped_steps
         self.batches_drawn = 0  # without those of pending rollouts
@@ -145,24 +145,30 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
         rollout, logs = self.collect(data_batch)
         objective = self.model.objective
-        if objective.penalizes_rewards or self.updates > 1:
+        if objective.needs_pass_before_update or self.updates > 1 or self.replay.size:
             rollout = self.keep_log_probs(rollout)
         if objective.penalizes_rewards:
             penalty = objective.reward_penalty(rollout)
             assert rollout.total_rewards is not None
             rollout.total_rewards = rollout.total_rewards - penalty
             logs['kl_penalty'] = float(penalty.mean())
-        rollout.advantages = self.advantages_of(rollout)
+        rollout.advantages = self.comparison.advantages(rollout, len(self.model.tasks))
         runner.call_hook('before_update', rollout=rollout)
+        if self.replay.size:
+            rollout, replayed = self.replay.exchange(
+                rollout, self.comparison.compared(rollout), self._iter, runner.seed, self.encode)
+            logs |= replayed
         collected = time.perf_counter()
         logs.update(self.update(rollout))
 
         logs['rollout_time'] = collected - start
         tokens = int(rollout.response_mask.sum())
         logs['tokens_per_second'] = tokens / (time.perf_counter() - start)
+        logs = effective_sample_sizes(mean_over_processes(logs))
+        objective.after_iteration(logs)
         runner.message_hub.update_info('grpo_loop', self.state_dict())
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch,
-                         outputs=effective_sample_sizes(mean_over_processes(logs)))
+                         outputs=logs)
         self._iter += 1
 
     def collect(self, data_batch: dict) -> tuple[RolloutBatch, dict[str, float]]:
@@ -173,14 +179,14 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         while refills < self.max_refills and self._is_short(pool, size):
             pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
             refills += 1
-        logs = describe_rollout(pool, self.model.tasks)
+        logs = describe_rollout(pool, self.model.tasks, self.comparison.compared(pool))
         logs['staleness'] = float(self.pending.staleness)
         if (memory := self.guess_memory) is not None:
             logs |= memory.log
         if self.max_refills:
-            assert pool.total_rewards is not None
             logs['refills'] = float(refills)
-            best_first = has_signal(pool.total_rewards).logical_not().argsort(stable=True)
+            best_first = has_signal(self.comparison.compared(pool)).logical_not().argsort(
+                stable=True)
             pool = pool.select(best_first[:size].tolist())
         return pool, logs
 
@@ -201,21 +207,22 @@ class GRPOTrainLoop(IterBasedTrainLoop):
 
     def keep_log_probs(self, rollout: RolloutBatch) -> RolloutBatch:
         """Add log-probabilities to the rollout, computed in micro-batches: those of the sampling
-        policy, which several optimizer steps refer to, and those of the reference."""
+        policy, which several optimizer steps refer to, those of the reference, and entropies with
+        the threshold for the loss, over all processes."""
         parts = list(rollout.pack(self.tokens_per_micro_batch))
         with self.runner.optim_wrapper.optim_context(self.runner.model):
             for part in [*parts, *self._fillers(parts)]:
-                part.old_logp, part.ref_logp = self.model.log_probs(part)
-        return RolloutBatch.concatenate(parts)
+                part.old_logp, part.ref_logp, part.old_entropy = self.model.log_probs(part)
+        rollout = RolloutBatch.concatenate(parts)
+        if rollout.old_entropy is not None:
+            own = rollout.old_entropy[self.model.objective.token_mask(rollout)].cpu()
+            rollout.entropy_threshold = entropy_threshold(
+                torch.cat(all_gather_object(own)), self.model.objective.top_entropy_quantile)
+        return rollout
 
-    def advantages_of(self, rollout: RolloutBatch) -> Tensor:
-        """The (B, G) advantages of this process's groups within the batch of all processes."""
-        everyone = torch.cat(all_gather(rollout.total_rewards))
-        tasks = None
-        if len(self.model.tasks) > 1:
-            tasks = [task for own in all_gather_object(rollout.tasks) for task in own]
-        first, last = (rank * rollout.num_prompts for rank in (get_rank(), get_rank() + 1))
-        return compute_advantages(everyone, self.advantage, tasks=tasks)[first:last]
+    def encode(self, images: list[Tensor], samples: list[Any]) -> list[Any]:
+        """See :meth:`ReasoningSegmentor.encode_prompts`."""
+        return self.model.encode_prompts(dict(model_image=images), samples)
 
     def update(self, rollout: RolloutBatch) -> dict[str, float]:
         """Take the optimizer steps for a rollout, and return the mean of their logs."""
@@ -278,7 +285,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         with watched_outputs(model.policy.model) as seen, self.runner.optim_wrapper.optim_context(
                 self.runner.model):
             for part in [*parts, *self._fillers(parts)]:
-                logp, _ = model.log_probs(part)
+                logp, *_ = model.log_probs(part)
                 rows = logp.isfinite().all(dim=1).logical_not().nonzero()
                 if rows.numel() and not about:
                     sample = part.data_samples[int(rows[0]) // part.group_size]
@@ -301,13 +308,14 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         """The plain data that a resumed run needs; equal on all processes."""
         memory = self.guess_memory
         return dict(batches_drawn=self.batches_drawn, rewards=self.composition.state_dict(),
+                    loss=self.model.objective.state_dict(),
+                    spread=self.comparison.spread.state_dict(), replay=self.replay.state_dict(),
                     skipped_in_a_row=self.skipped_in_a_row, pending=self.pending.state_dict(),
                     guesses=None if memory is None else memory.state_dict())
 
     def _is_short(self, rollout: RolloutBatch, size: int) -> bool:
         """Whether any process has fewer than ``size`` groups with a signal."""
-        assert rollout.total_rewards is not None
-        missing = int(has_signal(rollout.total_rewards).sum()) < size
+        missing = int(has_signal(self.comparison.compared(rollout)).sum()) < size
         return any(all_gather_object(missing))
 
     def _settle_resumed_state(self) -> None:
@@ -319,6 +327,9 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.batches_drawn = state['batches_drawn']
         self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # older checkpoints have none
         self.composition.load_state_dict(state['rewards'])
+        self.model.objective.load_state_dict(state.get('loss', {}))
+        self.comparison.spread.load_state_dict(state.get('spread', {}))
+        self.replay.load_state_dict(state.get('replay', []))
         self.pending.load_state_dict(state.get('pending', []))
         if (memory := self.guess_memory) is not None:
             if state.get('guesses') is None:
@@ -351,6 +362,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             tokens_per_micro_batch=self.tokens_per_micro_batch,
             num_iterations=self.num_iterations, max_refills=self.max_refills,
             max_staleness=self.max_staleness, max_skipped_steps=self.max_skipped_steps,
+            replay_size=self.replay.size, is_sharded=is_sharded(self.model),
             group_size=self.model.sampling['group_size'])
         if problems:
             raise ValueError('\n'.join(problems))

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from mmdpad.prompts import FAILURE_REASONS
 from mmdpad.rewards import distinct_n, repetition
@@ -15,7 +16,8 @@ from mmdpad.rl import has_signal
 from mmdpad.structures import ParseFailure, RolloutBatch
 
 
-def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = ()) -> dict[str, float]:
+def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = (),
+                     compared: Tensor | None = None) -> dict[str, float]:
     """Means over a rollout for the log.
 
     MMEngine repeats the last value of a name until it gets a new one. So every number that is
@@ -24,12 +26,13 @@ def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = ()) -> dict
     Args:
         rollout: A rollout with reward terms, their sum and signals.
         tasks: The tasks of the model.
+        compared: (B, G) float, the numbers that advantages compare; None for the total rewards.
 
     Returns:
         Rewards:
 
         - ``reward``, ``reward_std`` (mean spread within groups), ``frac_reward_zero_std`` (share of
-          groups without spread, so without signal);
+          groups in which ``compared`` has no spread, so without signal);
         - ``reward/<term>`` (unweighted), ``reward_std/<term>`` (spread), over the responses that
           the term scores; absent if there are none;
         - ``task_reward/<task>`` if there are several tasks; absent if none of its prompts is there;
@@ -59,7 +62,8 @@ def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = ()) -> dict
             logs[f'task_reward/{task}'] = rewards[own].mean()
     logs |= {f'signal/{name}': term.nanmean() for name, term in rollout.signals.items()
              if not term.isnan().all()}
-    logs['frac_reward_zero_std'] = 1 - has_signal(rewards).float().mean()
+    logs['frac_reward_zero_std'] = 1 - has_signal(
+        rewards if compared is None else compared).float().mean()
     logs['truncated'] = rollout.truncated.float().mean()
     if not rollout.reasoning_tokens.isnan().all():
         logs['reasoning_tokens'] = rollout.reasoning_tokens.nanmean()

@@ -7,7 +7,7 @@ from __future__ import annotations
 def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulative_counts: int,
                         tokens_per_micro_batch: int | None, num_iterations: int,
                         max_refills: int, max_staleness: int, max_skipped_steps: int,
-                        group_size: int) -> list[str]:
+                        replay_size: int, is_sharded: bool, group_size: int) -> list[str]:
     """The problems with the settings of :class:`GRPOTrainLoop` and related ones, one sentence each;
     empty if they are valid."""
     problems = []
@@ -34,6 +34,13 @@ def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulativ
         problems.append(f'`max_refills` should be 0 with `max_staleness` ({max_staleness}), since '
                         f'the update would wait for the refills, but got {max_refills}; set one of '
                         f'them to 0')
+    if replay_size < 0:
+        problems.append(f'`replay_size` should be at least 0 (groups), but got {replay_size}; '
+                        f'correct it')
+    elif replay_size and is_sharded:
+        problems.append(f'`replay_size` should be 0 with sharded weights (FSDP2Strategy), since '
+                        f'processes would encode different numbers of images, but got '
+                        f'{replay_size}; leave it out')
     if max_skipped_steps < 0:
         problems.append(f'`max_skipped_steps` should be at least 0, but got {max_skipped_steps}; '
                         f'correct it')

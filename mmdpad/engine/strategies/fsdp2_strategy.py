@@ -41,6 +41,8 @@ from mmdpad.utils.files import UNFINISHED, atomic_file
 from .sharding import fill, is_sharded, shard_as, to_full
 
 _OPTIMIZER = 'optimizer.'  # prefix of the names of its tensors
+REFERENCE = 'reference'  # in a checkpoint: the weights of a reference that changes
+_CHANGED = 'changed_reference.'  # prefix of their names; those in the model begin with 'reference.'
 
 
 @STRATEGIES.register_module()
@@ -160,6 +162,11 @@ class FSDP2Strategy(DDPStrategy):
             for number, name in sharded_entries(optimizer):
                 optimizer['state'][number][name] = torch.zeros_like(parameters[number])
             parts |= _flat(optimizer)
+        if REFERENCE in checkpoint and self.model.reference is not None:
+            own = dict(self.model.reference.named_parameters())
+            checkpoint[REFERENCE] = {name: torch.zeros_like(own[name])
+                                     for name in checkpoint[REFERENCE]}
+            parts |= _reference_parts(checkpoint)
         dcp.load(parts, storage_reader=dcp.HuggingFaceStorageReader(filename))  # into `state`
         checkpoint['state_dict'] = state
         if callback is not None:
@@ -189,6 +196,7 @@ class FSDP2Strategy(DDPStrategy):
         parts = self._distinct(checkpoint.pop('state_dict'))
         if 'optimizer' in checkpoint:
             parts |= _flat(checkpoint['optimizer'])
+        parts |= _reference_parts(checkpoint)
         unfinished = f'{filename}{UNFINISHED}'
         dcp.save(parts, storage_writer=dcp.HuggingFaceStorageWriter(
             unfinished, save_distributed=True))
@@ -242,18 +250,21 @@ def merge_shards(folder: str | Path) -> dict:
     optimizer = checkpoint.get('optimizer', dict(state={}))
     for number, name in sharded_entries(optimizer):
         optimizer['state'][number][name] = parts.pop(f'{_OPTIMIZER}{number}.{name}')
+    if REFERENCE in checkpoint:
+        checkpoint[REFERENCE] = {name: parts.pop(f'{_CHANGED}{name}')
+                                 for name in checkpoint[REFERENCE]}
     return dict(checkpoint, state_dict=parts)
 
 
 def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
     """Read the full weights of a checkpoint on the CPU, by name, from a file or a folder of shards.
-    The optimizer in a folder is not read.
+    The optimizer and the reference in a folder are not read.
 
     Raises:
         FileNotFoundError: The checkpoint is a folder that :class:`FSDP2Strategy` did not write.
     """
     if Path(checkpoint).is_dir():
-        return _read_parts(checkpoint, with_optimizer=False)[1]
+        return _read_parts(checkpoint, weights_only=True)[1]
     return load_safe(str(checkpoint))['state_dict']
 
 
@@ -278,7 +289,7 @@ def load_part(part: nn.Module, checkpoint: str | Path, prefix: str) -> None:
     part.load_state_dict(shard_as(state, own))
 
 
-def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, dict[str, Tensor]]:
+def _read_parts(folder: str | Path, weights_only: bool = False) -> tuple[dict, dict[str, Tensor]]:
     """The content of :data:`PLAIN_FILE`, and the full tensors by the names in the folder."""
     plain = Path(folder, PLAIN_FILE)
     if not plain.is_file():
@@ -289,7 +300,7 @@ def _read_parts(folder: str | Path, with_optimizer: bool = True) -> tuple[dict, 
     saved: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
     parts = {name: torch.empty(about.size, dtype=about.properties.dtype)
              for name, about in saved.items()
-             if with_optimizer or not name.startswith(_OPTIMIZER)}
+             if not weights_only or not name.startswith((_OPTIMIZER, _CHANGED))}
     dcp.load(parts, storage_reader=reader, no_dist=True)
     return checkpoint, parts | {name: parts[first]
                                 for name, first in checkpoint.pop('tied').items()}
@@ -306,6 +317,10 @@ def sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:
 def _flat(optimizer: dict) -> dict[str, DTensor]:
     return {f'{_OPTIMIZER}{number}.{name}': value for number, state in optimizer['state'].items()
             for name, value in state.items() if isinstance(value, DTensor)}
+
+
+def _reference_parts(checkpoint: dict) -> dict[str, Any]:
+    return {f'{_CHANGED}{name}': value for name, value in checkpoint.get(REFERENCE, {}).items()}
 
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -295,12 +295,15 @@ class ReasoningSegmentor(BaseDetector):
         return {'loss': loss, **scalars}
 
     @torch.no_grad()
-    def log_probs(self, rollout: RolloutBatch) -> tuple[Tensor, Tensor | None]:
-        """Compute (N, R) log-probabilities of a rollout under the current policy, and those under
-        the reference if the loss needs them, else None."""
-        tokens = self._tokens_of(rollout)
-        return (self.policy.log_probs(*tokens)[0],
-                self._reference_log_probs(*tokens) if self.objective.needs_reference else None)
+    def log_probs(self, rollout: RolloutBatch
+                  ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Compute (N, R) log-probabilities of a rollout under the current policy, and, where the
+        loss needs them, else None, those under the reference and the entropies in nats."""
+        tokens, loss = self._tokens_of(rollout), self.objective
+        logp, entropy = self.policy.log_probs(
+            *tokens, entropy='no_grad' if loss.top_entropy_quantile < 1 else None)
+        ref_logp = self._reference_log_probs(*tokens) if loss.needs_reference else None
+        return logp, ref_logp, entropy
 
     def _reference_log_probs(self, *tokens: Any) -> Tensor:
         """(N, R), see :func:`.reference.reference_log_probs`."""

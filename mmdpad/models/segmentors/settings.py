@@ -155,19 +155,19 @@ def check_loss(loss: PolicyLoss, sampling: Mapping[str, Any], engine: str,
     """
     if not loss.needs_sampling_logp:
         return
+    compares = ("where `model.loss` compares the engine's log-probabilities (`importance_cap`, "
+                'which `train_cfg.max_staleness` sets, or `off_policy_mask_threshold`')
     if sampling['top_p'] < 1 or sampling['top_k'] > 0:
         raise ValueError(
-            f'`train_cfg.top_p` should be 1 and `train_cfg.top_k` 0 where `model.loss` compares '
-            f'the engine\'s log-probabilities (`importance_cap`, which `train_cfg.max_staleness` '
-            f'sets; the ratio compares complete distributions), but got {sampling["top_p"]} and '
-            f'{sampling["top_k"]}; leave them out')
+            f'`train_cfg.top_p` should be 1 and `train_cfg.top_k` 0 {compares}; the ratio compares '
+            f'complete distributions), but got {sampling["top_p"]} and {sampling["top_k"]}; leave '
+            f'them out')
     if not records_log_probs:
         raise ValueError(
-            f'`rollout_engine` should record the log-probabilities of its samples where '
-            f'`model.loss` compares them (`importance_cap`, which `train_cfg.max_staleness` sets), '
-            f'but got {engine}, which does not; set its `records_log_probs=True`, '
-            f"use `dict(type='SharedPrefixRollout', records_log_probs=True)`, or leave "
-            f'`importance_cap` and `max_staleness` out')
+            f'`rollout_engine` should record the log-probabilities of its samples {compares}), but '
+            f'got {engine}, which does not; set its `records_log_probs=True`, use '
+            f"`dict(type='SharedPrefixRollout', records_log_probs=True)`, or leave these settings "
+            f'out')
 
 
 def not_a_policy_loss(path: str, kind: type) -> str:

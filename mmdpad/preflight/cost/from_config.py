@@ -251,7 +251,8 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
         reference=is_grpo and loss.needs_reference,
         rollout=rollout,
-        kept_log_probs=is_grpo and (loss.penalizes_rewards
+        kept_log_probs=is_grpo and (loss.needs_pass_before_update
+                                    or loop.get('replay_size', 0) > 0
                                     or updates * work.prompts > step_prompts),
         updates=updates, groups=groups, accumulates=accumulates,
         entropy=loss.entropy if is_grpo else None,

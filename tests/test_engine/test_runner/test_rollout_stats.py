@@ -53,6 +53,14 @@ def test_nothing_that_can_be_read():
     assert {f'failed/{reason}' for reason in FAILURE_REASONS} <= logs.keys()
 
 
+def test_groups_without_a_signal_are_those_whose_compared_numbers_are_equal():
+    rewards = torch.tensor([[1., 1.], [0., 2.]])
+    rollout = rollout_of(['a'] * 4, [1.] * 4, total_rewards=rewards)
+    flat = [describe_rollout(rollout, (), compared)['frac_reward_zero_std']
+            for compared in (None, torch.tensor([[-1., 1.], [0., 2.]]), torch.zeros(2, 2))]
+    assert flat == [0.5, 0.0, 1.0]
+
+
 def test_no_name_looks_like_a_loss_that_is_to_be_added_up():
     logs = describe_rollout(rollout_of(['a'] * 4, [1.] * 4, total_rewards=torch.zeros(2, 2)))
     assert not [name for name in logs if 'loss' in name]

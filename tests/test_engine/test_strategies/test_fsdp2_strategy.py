@@ -236,6 +236,20 @@ def test_the_reference_of_a_run_that_began_with_parts(make_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reference_in_parts_follows_the_policy(make_config, tmp_path):
+    """As that of one process, in a resumed run and with gathered weights, too."""
+    changes = dict(custom_hooks=[dict(type='SyncReferenceHook', interval=1, mixup_alpha=0.5)])
+    expected = run_here(make_config('one', iterations=3, **changes))
+    changes['strategy'] = dict(FSDP2, reshard_after_forward=False)
+    launch(make_config('parts', 2, **changes), 2)
+    launch(make_config('parts', 2, iterations=3, **changes), 2, '--resume')
+    folder = tmp_path / 'parts/iter_3.pth'
+    assert farthest(read_weights(folder), expected) < 1e-12
+    one = torch.load(tmp_path / 'one/iter_3.pth', weights_only=True)
+    assert farthest(merge_shards(folder)['reference'], one['reference']) < 1e-12
+
+
+@pytest.mark.slow
 def test_evaluates_parts_by_uneven_processes(make_config, tmp_path):
     """6 samples on 4 processes that are not evened out, so one or two each."""
     config = make_config('parts', processes=2, iterations=1, strategy=FSDP2)

@@ -1,0 +1,68 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""One pass over the training data that scores responses and trains nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+
+from mmdpad.datasets.wrappers import change_parts
+from mmdpad.registry import LOOPS
+from mmdpad.structures import RolloutBatch
+
+from .grpo_loop import GRPOTrainLoop
+
+_OF_TRAINING = ('resume', 'safe_checkpoint', 'answer_pictures', 'curves', 'alarms')
+
+
+@LOOPS.register_module()
+class PassRateLoop(GRPOTrainLoop):
+    """:class:`GRPOTrainLoop` without updates, once over the data, for :func:`measuring`.
+
+    Args:
+        runner, dataloader: As in mmengine.
+        rewards: See :class:`GRPOTrainLoop`.
+        max_iters: Ignored; the data set determines it.
+        **kwargs: See :class:`GRPOTrainLoop`.
+    """
+
+    def __init__(self, runner: Any, dataloader: Any, rewards: dict[str, dict], max_iters: int = 1,
+                 **kwargs: Any) -> None:
+        super().__init__(runner, dataloader, 1, rewards, **kwargs)
+        step = self.dataloader.batch_size * get_world_size()
+        self._max_iters = -(-len(self.dataloader.dataset) // step)
+
+    def update(self, rollout: RolloutBatch) -> dict[str, float]:
+        """Do nothing."""
+        return {}
+
+
+def measuring(config: Config) -> Config:
+    """The config of a pass over the training data of a config, in order, with its rewards, group
+    size and sampling. The rollout log has every response."""
+    config = copy.deepcopy(config)
+    train_cfg = config.train_cfg
+    config.train_cfg = dict(type='mmdpad.PassRateLoop', rewards=train_cfg.get('rewards', {}))
+    loader = config.train_dataloader
+    loader.pop('batch_sampler', None)
+    loader.update(sampler=dict(type='DefaultSampler', shuffle=False), drop_last=False,
+                  dataset=change_parts(loader.dataset, _without_difficulty))
+    config.model.loss = dict(type='mmdpad.GRPOLoss', kl_coef=0.0, entropy_coef=0.0)
+    for split in ('val', 'test'):
+        for name in ('dataloader', 'cfg', 'evaluator'):
+            config[f'{split}_{name}'] = None
+    config.param_scheduler = None
+    hooks = {name: hook for name, hook in (config.get('default_hooks') or {}).items()
+             if name not in _OF_TRAINING}
+    config.default_hooks = dict(hooks, checkpoint=None, rollout_log=dict(
+        type='mmdpad.RolloutLogHook', max_bytes=2**50))
+    config.resume = False
+    return config
+
+
+def _without_difficulty(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in dataset.items() if name != 'difficulty'}
