@@ -102,8 +102,9 @@ def choose_answers(model: ReasoningSegmentor, inputs: Inputs,
         started = time.perf_counter()
         candidates = _decode(model, inputs, row, sample, [*drawn[row], *greedy[row]],
                              choice.num_samples)
+        greedy_one = candidates.pop() if greedy[row] else None
         selections.append(Selection(
-            candidates[:choice.num_samples], {}, np.zeros((0, 0)), *candidates[choice.num_samples:],
+            candidates, {}, np.zeros((0, 0)), greedy_one,
             seconds=dict(sample=seconds[row], decode=time.perf_counter() - started)))
     started = time.perf_counter()
     parts = choice.selector.parts
