@@ -47,10 +47,12 @@ def measuring(config: Config) -> Config:
     config = copy.deepcopy(config)
     train_cfg = config.train_cfg
     config.train_cfg = dict(type='mmdpad.PassRateLoop', rewards=train_cfg.get('rewards', {}))
-    loader = config.train_dataloader
-    loader.pop('batch_sampler', None)
-    loader.update(sampler=dict(type='DefaultSampler', shuffle=False), drop_last=False,
-                  dataset=change_parts(loader.dataset, _without_difficulty))
+    loader = {name: value for name, value in config.train_dataloader.items()
+              if name != 'batch_sampler'}
+    # Assigned, since a config's `update` merges dicts.
+    config.train_dataloader = dict(
+        loader, sampler=dict(type='DefaultSampler', shuffle=False), drop_last=False,
+        dataset=change_parts(loader['dataset'], _without_difficulty))
     config.model.loss = dict(type='mmdpad.GRPOLoss', kl_coef=0.0, entropy_coef=0.0)
     for split in ('val', 'test'):
         for name in ('dataloader', 'cfg', 'evaluator'):

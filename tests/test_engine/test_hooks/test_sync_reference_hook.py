@@ -23,6 +23,7 @@ def state(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_the_reference_follows_and_is_resumed(tiny_config):
     """`SyncRefModelCallback` of trl/trainer/callbacks.py, commit f2cd577:
     reference * (1 - alpha) + policy * alpha, every so many steps."""
