@@ -9,10 +9,11 @@ from mmdpad.utils.late_exports import late_exports
 if TYPE_CHECKING:
     from .packing import fill
     from .reasoning_output import AnsweredObject, ParseFailure, ReasoningOutput
-    from .rollout import LossScale, RolloutBatch
+    from .rollout import LossScale, RolloutBatch, response_lengths
 
-__all__ = ['AnsweredObject', 'LossScale', 'ParseFailure', 'ReasoningOutput', 'RolloutBatch', 'fill']
+__all__ = ['AnsweredObject', 'LossScale', 'ParseFailure', 'ReasoningOutput', 'RolloutBatch', 'fill',
+           'response_lengths']
 __getattr__, __dir__ = late_exports(__name__, {
     'packing': ('fill',),
     'reasoning_output': ('AnsweredObject', 'ParseFailure', 'ReasoningOutput'),
-    'rollout': ('LossScale', 'RolloutBatch')})
+    'rollout': ('LossScale', 'RolloutBatch', 'response_lengths')})
