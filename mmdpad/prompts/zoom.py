@@ -13,8 +13,15 @@ from typing import NamedTuple
 from mmdpad.structures.reasoning_output import Box
 
 from .parser import after_reasoning, load_json, read_numbers
+from .template import TEMPLATES
 
 _OPENING, _CLOSING = '<zoom>', '</zoom>'
+
+ZOOM_TEMPLATE = TEMPLATES['default'] + (
+    f'\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part '
+    f'of the image, as in {_OPENING}[10, 100, 200, 210]{_CLOSING}, and you are shown that part '
+    f'enlarged. Coordinates always refer to the image that you were shown last.')
+"""Prompt template that asks for an answer about one object, or for a call before it."""
 
 BAD_CALLS = {
     'several_calls': 'a turn should have one call',

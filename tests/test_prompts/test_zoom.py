@@ -1,7 +1,15 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts.zoom import BAD_CALLS, BadCall, Zoom, read_turn, reply_text
+from mmdpad.prompts import build_messages
+from mmdpad.prompts.zoom import (
+    BAD_CALLS,
+    ZOOM_TEMPLATE,
+    BadCall,
+    Zoom,
+    read_turn,
+    reply_text,
+)
 
 BOX = (1.0, 2.0, 30.5, 40.0)
 
@@ -31,6 +39,13 @@ BOX = (1.0, 2.0, 30.5, 40.0)
     ('<zoom>[1, 4, 3, 2]</zoom>', BadCall('empty_box'))])
 def test_turns(text, found):
     assert read_turn(text) == found
+
+
+def test_the_form_in_the_prompt_is_read():
+    text = build_messages('the dog', ZOOM_TEMPLATE, 'relative_1000')[0]['content'][1]['text']
+    assert text.startswith('Find "the dog" in the image') and 'from 0 to 1000' in text
+    call = text[text.index('<zoom>'):text.index('</zoom>') + len('</zoom>')]
+    assert read_turn(f'<think>t</think>{call}') == Zoom((10.0, 100.0, 200.0, 210.0))
 
 
 def test_replies():
