@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmdpad.structures import ParseFailure, ReasoningOutput
 
@@ -101,9 +101,9 @@ def scale_pairs(values: Sequence[float], from_shape: tuple[int, int],
 
 
 def convert_answer(answer: ReasoningOutput | ParseFailure,
-                   convert: Callable[[Sequence[float]], tuple[float, ...]]
-                   ) -> ReasoningOutput | ParseFailure:
-    """Convert the boxes (x1, y1, x2, y2) and the points (x, y) of an answer by a function."""
+                   convert: Callable[[Sequence[float]], Any]) -> ReasoningOutput | ParseFailure:
+    """Convert the boxes (x1, y1, x2, y2) and the points (x, y) of an answer by a function, which
+    returns a tuple of as many numbers."""
     return replace(answer, objects=tuple(
         replace(found, box=found.box and convert(found.box),
                 points=found.points and tuple(map(convert, found.points)))

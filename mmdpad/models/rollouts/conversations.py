@@ -171,22 +171,23 @@ class ConversationSampler:
             if call is None:
                 talk.ended_by = talk.ended_by or 'answer'
                 continue
-            crop = None if isinstance(call, BadCall) else talk.crop.zoom(
+            found = call if isinstance(call, BadCall) else talk.crop.zoom(
                 call.box, self.head.coordinates, (image.shape[-2], image.shape[-1]), self.limits,
-                self.encode_reply.factor)
-            if crop is None:
-                call = call if isinstance(call, BadCall) else BadCall('outside')
-                talk.bad_calls.append(call.reason)
+                self.encode_reply.factor) or BadCall('outside')
+            if isinstance(found, BadCall):
+                talk.bad_calls.append(found.reason)
             if not turns_left:
                 talk.ended_by = 'turns'
                 continue
-            reply = (self.encode_reply(reply_text(call, turns_left - 1)) if crop is None else
-                     self.encode_reply(reply_text(crop.shape, turns_left - 1), crop.cut(image)))
+            reply = (self.encode_reply(reply_text(found, turns_left - 1))
+                     if isinstance(found, BadCall) else
+                     self.encode_reply(reply_text(found.shape, turns_left - 1), found.cut(image)))
             if len(talk) + len(reply) + max_new_tokens > self.max_tokens:
                 talk.ended_by = 'tokens'
                 continue
             replies.append((talk, reply))
-            talk.crop = crop or talk.crop
+            if isinstance(found, Crop):
+                talk.crop = found
         if self.head.vision_is_fixed:  # once, and not again with the prompt of each turn
             with evaluating(self.head.model):
                 self.head.encode_images([reply for _, reply in replies if len(reply.grid)])
