@@ -10,6 +10,7 @@ shape (height, width), the order of ``ndarray.shape``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,18 +90,21 @@ def to_model_frame(answer: ReasoningOutput | ParseFailure, coordinates: str,
     frame = written_shape(coordinates, model_shape)
     if frame == model_shape:
         return answer
+    return convert_answer(answer, lambda values: scale_pairs(values, frame, model_shape))
 
-    def convert(values: Any) -> Any:
-        if values is None:
-            return None
-        import torch
-        pairs = torch.tensor(values, dtype=torch.float64).reshape(-1, 2)
-        return scale_points(pairs, frame, model_shape).tolist()
 
-    objects = []
-    for found in answer.objects:
-        box, points = convert(found.box), convert(found.points)
-        objects.append(replace(
-            found, box=box and (*box[0], *box[1]),
-            points=None if points is None else tuple(map(tuple, points))))
-    return replace(answer, objects=tuple(objects))
+def scale_pairs(values: Sequence[float], from_shape: tuple[int, int],
+                to_shape: tuple[int, int]) -> tuple[float, ...]:
+    """:func:`scale_points` for numbers x, y, x, y, ... of a box or points."""
+    scales = to_shape[1] / from_shape[1], to_shape[0] / from_shape[0]
+    return tuple(value * scales[place % 2] for place, value in enumerate(values))
+
+
+def convert_answer(answer: ReasoningOutput | ParseFailure,
+                   convert: Callable[[Sequence[float]], Any]) -> ReasoningOutput | ParseFailure:
+    """Convert the boxes (x1, y1, x2, y2) and the points (x, y) of an answer by a function, which
+    returns a tuple of as many numbers."""
+    return replace(answer, objects=tuple(
+        replace(found, box=found.box and convert(found.box),
+                points=found.points and tuple(map(convert, found.points)))
+        for found in answer.objects))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from .parser import after_reasoning
 from .template import well_formed
 
 _NAME = (
@@ -44,21 +45,13 @@ def retry_template(tried: Sequence[str]) -> str:
 def parse_phrase(text: str) -> str:
     """The last phrase in a response after its reasoning, with single spaces and cut to
     :data:`MAX_PHRASE` characters; empty if there is none."""
-    found = _PHRASE.findall(_after_reasoning(text))
+    found = _PHRASE.findall(after_reasoning(text))
     return ' '.join(well_formed(found[-1]).split())[:MAX_PHRASE].strip() if found else ''
 
 
 def parse_verdict(text: str) -> bool | None:
     """Whether the last verdict in a response after its reasoning accepts; None if there is none, or
     it is neither."""
-    found = _VERDICT.findall(_after_reasoning(text))
+    found = _VERDICT.findall(after_reasoning(text))
     verdict = found[-1].strip().lower() if found else ''
     return dict(accept=True, reject=False).get(verdict)
-
-
-def _after_reasoning(text: str) -> str:
-    """What follows the reasoning of a response; empty while it is still in a <think> block, which
-    may weigh phrases and verdicts. The prompts ask for no such block, but templates of thinking
-    models open one."""
-    _, _, last = text.rpartition('</think>')
-    return '' if '<think>' in last else last

@@ -153,6 +153,13 @@ def read_parts(text: str) -> tuple[dict[str, Any], str | None]:
     return parts, parts.pop('answer')
 
 
+def after_reasoning(text: str) -> str:
+    """What follows the reasoning of a response; empty while it is still in a <think> block, which
+    may weigh answers and calls."""
+    _, _, last = text.rpartition('</think>')
+    return '' if '<think>' in last else last
+
+
 def find_parts(text: str) -> dict[str, slice | None]:
     """Where the think, answer and caption of a response are in its text, without the whitespace
     around them; None for a missing one."""
@@ -180,8 +187,8 @@ def _finish(parts: dict[str, Any], body: str | None, entries: Any, read: Callabl
 def _read_object(entry: Any, keys: Sequence[str]) -> _Read:
     values = entry if isinstance(entry, dict) else {}
     box_key, *point_keys = keys
-    points = tuple(_numbers(values.get(key), 2) for key in point_keys)
-    found = AnsweredObject(_numbers(values.get(box_key), 4), None if None in points else points)
+    points = tuple(read_numbers(values.get(key), 2) for key in point_keys)
+    found = AnsweredObject(read_numbers(values.get(box_key), 4), None if None in points else points)
     return found, _find_failure(values, keys, found.box, found.points is None)
 
 
@@ -189,13 +196,13 @@ def _read_detection(entry: Any) -> _Read:
     values = entry if isinstance(entry, dict) else {}
     box_key, label_key, description_key = DETECTION_KEYS
     label, description = (_text(values.get(key)) for key in (label_key, description_key))
-    found = AnsweredObject(_numbers(values.get(box_key), 4), None, label, description)
+    found = AnsweredObject(read_numbers(values.get(box_key), 4), None, label, description)
     return found, _find_failure(values, (box_key, label_key), found.box, label is None)
 
 
 def _read_evidence(entry: Any) -> _Read:
     evidence_key = ANSWER_KEYS[1]
-    found = AnsweredObject(_numbers(entry, 4), None)
+    found = AnsweredObject(read_numbers(entry, 4), None)
     return found, _find_failure({evidence_key: entry}, (evidence_key, ), found.box, False)
 
 
@@ -282,8 +289,8 @@ def _words(value: Any) -> str | None:
     return str(value) if abs(value) < math.inf else None
 
 
-def _numbers(value: Any, count: int) -> Any:
-    """``count`` finite floats from a JSON list, as a tuple; None for anything else."""
+def read_numbers(value: Any, count: int) -> Any:
+    """Read ``count`` finite floats from a JSON list, as a tuple; None for anything else."""
     if not isinstance(value, list) or len(value) != count:
         return None
     numbers = []

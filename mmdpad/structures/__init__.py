@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from .candidates import Candidate, Selection
     from .packing import fill
     from .reasoning_output import AnsweredObject, ParseFailure, ReasoningOutput
-    from .rollout import LossScale, RolloutBatch
+    from .rollout import LossScale, RolloutBatch, response_lengths
 
 __all__ = ['AnsweredObject', 'Candidate', 'LossScale', 'ParseFailure', 'ReasoningOutput',
-           'RolloutBatch', 'Selection', 'fill']
+           'RolloutBatch', 'Selection', 'fill', 'response_lengths']
 __getattr__, __dir__ = late_exports(__name__, {
     'candidates': ('Candidate', 'Selection'),
     'packing': ('fill',),
     'reasoning_output': ('AnsweredObject', 'ParseFailure', 'ReasoningOutput'),
-    'rollout': ('LossScale', 'RolloutBatch')})
+    'rollout': ('LossScale', 'RolloutBatch', 'response_lengths')})

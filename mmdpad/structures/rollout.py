@@ -35,6 +35,12 @@ class LossScale(NamedTuple):
         return cls(float(mask.bool().any(dim=1).sum()) / parts, float(mask.sum()) / parts)
 
 
+def response_lengths(mask: Tensor) -> Tensor:
+    """(N,) long, the lengths of responses with a mask (N, R) of the tokens that the policy chose:
+    up to the last of these, so with the replies before it, and without padding."""
+    return mask.flip(1).cumsum(dim=1).gt(0).sum(dim=1)
+
+
 @dataclass
 class RolloutBatch:
     """A rollout, which passes from the policy through the rewards to the update.
@@ -50,8 +56,11 @@ class RolloutBatch:
         group_size: G.
         texts: B * G decoded responses, without special tokens.
         parsed: B * G parse results of the texts.
-        response_ids: (B * G, R) long, right-padded token ids, including the end token.
+        response_ids: (B * G, R) long, right-padded token ids, including the end token. Those of a
+            conversation hold the replies between the policy's turns, too.
         response_mask: (B * G, R) bool, True for the tokens that the policy chose.
+        replies: B * G lists of the replies with images in a conversation, as the policy encoded
+            them, in order; None if no response is one.
         truncated: (B * G,) bool, True if the length limit ended the response.
         reasoning_tokens: (B * G,) float, tokens inside the think tags; NaN without both.
         signals: Name -> (B, G) float: values to log that are not rewards.
@@ -93,6 +102,7 @@ class RolloutBatch:
     loss_scale: LossScale | None = None
     images: list[Tensor] | None = None
     prompts: list[Any] | None = None
+    replies: list[list[Any]] | None = None
 
     def __post_init__(self) -> None:
         rows = self.num_prompts * self.group_size
@@ -150,7 +160,7 @@ class RolloutBatch:
         picked = {name: _pick(getattr(self, name), rows if per_row else index)
                   for name, per_row in _PARTS.items()}
         mask = picked['response_mask']
-        length = int(mask.sum(dim=1).max()) if len(mask) else 0
+        length = int(response_lengths(mask).max()) if len(mask) else 0
         for name in _PER_TOKEN:
             if picked[name] is not None:
                 picked[name] = picked[name][:, :length]
@@ -170,8 +180,9 @@ class RolloutBatch:
 
     @property
     def group_tokens(self) -> list[int]:
-        """Tokens in each of B groups: the prompt (with its image) once, plus all its responses."""
-        own = self.response_mask.reshape(self.num_prompts, -1).sum(dim=1).tolist()
+        """Tokens in each of B groups: the prompt (with its image) once, plus all its responses,
+        with the replies in them."""
+        own = response_lengths(self.response_mask).reshape(self.num_prompts, -1).sum(dim=1).tolist()
         return [len(prompt) + tokens
                 for prompt, tokens in zip(self.prompts or (), own, strict=True)]
 
@@ -220,7 +231,7 @@ class RolloutBatch:
 
 # Fields with one entry per prompt (False) or per response (True).
 _PARTS = dict(data_samples=False, model_images=False, images=False, prompts=False, texts=True,
-              parsed=True, response_ids=True, response_mask=True, truncated=True,
+              parsed=True, replies=True, response_ids=True, response_mask=True, truncated=True,
               reasoning_tokens=True, signals=False, rewards=False, total_rewards=False,
               advantages=False, old_logp=True, ref_logp=True, sampling_logp=True,
               old_entropy=True)

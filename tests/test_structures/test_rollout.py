@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmdpad.prompts import parse_response
-from mmdpad.structures import RolloutBatch
+from mmdpad.structures import RolloutBatch, response_lengths
 
 
 def make_rollout(prompts=4, group_size=3):
@@ -69,6 +69,24 @@ def test_pack_fills_parts_with_complete_groups(limit, parts):
     packed = list(rollout.pack(limit))
     assert [''.join(part.data_samples) for part in packed] == parts
     assert [text for part in packed for text in part.texts] == rollout.texts
+
+
+def test_replies_belong_to_their_response():
+    """A reply of two tokens between the policy's in the second response."""
+    rollout = uneven()
+    rollout.response_ids = torch.arange(30).view(6, 5)
+    rollout.response_mask = torch.tensor([[1, 0, 0, 0, 0], [1, 0, 0, 1, 0], *[[1, 1, 0, 0, 0]] * 4])
+    rollout.response_mask = rollout.response_mask.bool()
+    rollout.old_logp = rollout.sampling_logp = None
+    rollout.replies, rollout.prompts = [[], ['crop'], [], [], [], []], [range(10)] * 3
+    assert response_lengths(rollout.response_mask).tolist() == [1, 4, 2, 2, 2, 2]
+    assert response_lengths(torch.zeros(2, 0).bool()).tolist() == [0, 0]
+    assert rollout.group_tokens == [15, 14, 14]
+    first, second = rollout.select([0]), rollout.select([1])
+    assert first.response_ids.tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
+    assert first.replies == [[], ['crop']] and second.replies == [[], []]
+    assert second.response_ids.shape == (2, 2)
+    assert RolloutBatch.concatenate([second, first]).replies == [[], [], [], ['crop']]
 
 
 def test_concatenate_is_the_reverse_of_split():

@@ -85,6 +85,34 @@ class ChatTemplate:
             raise ValueError(f'{self._name()} cannot be rendered for a question about an image: '
                              f'{error}; {_REPLACE}') from error
 
+    def render_reply(self, messages: Sequence[dict[str, Any]], text: str,
+                     has_image: bool) -> str:
+        """Render what follows a response and its end token in a conversation: the rest of the
+        assistant's turn, a user's turn with the reply, and the beginning of the next response.
+
+        Args:
+            messages: A question to the policy, for the context; it is not part of the result.
+            text: Text of the reply.
+            has_image: Whether an image precedes it, as one image token.
+
+        Raises:
+            ValueError: The template has no such turns: it ends the assistant's turn without an
+                added token, or changes the reply.
+        """
+        content = [*[dict(type='image')] * has_image, dict(type='text', text=text)]
+        turn = dict(role='assistant', content=[dict(type='text', text=_MARK)])
+        _, _, rest = self.render([*messages, turn, dict(role='user', content=content)]).partition(
+            _MARK)
+        end = '' if self.turn_end is None else self.processor.tokenizer.decode([self.turn_end])
+        reply = rest.lstrip().removeprefix(end)
+        if not end or reply == rest.lstrip() or text not in reply or (
+                reply.count(self.processor.image_token) != has_image):
+            raise ValueError(
+                f'{self._name()} should end a turn of the assistant by an added token, and render '
+                f'the reply after it with {int(has_image)} image tokens, but got {rest[:300]!r}; '
+                f'{_REPLACE}')
+        return reply
+
     @property
     def digest(self) -> str:
         """The first 16 digits of the SHA-256 of the template's text."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,20 +12,23 @@ from torch import Tensor
 
 @dataclass
 class EncodedPrompt:
-    """One prompt with one image, without padding, as a data loader's worker returns it.
+    """One prompt with one image, without padding, as a data loader's worker returns it; or a
+    started conversation (:meth:`followed_by`), which may have several images; or the reply to a
+    turn (:class:`.replies.ReplyEncoder`), which has one or none.
 
     Attributes:
         input_ids: (P,) long.
         token_types: (P,) int, 1 for image tokens, else 0.
         pixel_values: (patches, C) float, the patches of the image; other families may have another
             layout, with a first dimension along which images are concatenated.
-        grid: (1, 3) long: frames (1), rows and columns of patches; or whatever other families need
-            to know of the image.
-        vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
-            the language model's input, and for deeper levels if the model has them.
+        grid: (images, 3) long: frames (1), rows and columns of patches; or whatever other families
+            need to know of the image.
+        vision: The vision tower's features of the images, once they are encoded: (image tokens, D)
+            for the language model's input, and for deeper levels if the model has them.
         image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
         unexpanded_ids: (P',) long, for such an engine: the tokens before the processor replaced
-            the single token of the image by those for its features, and any around them.
+            the single token of the image by those for its features, and any around them. Both are
+            None for a started conversation.
         task: Name of the task whose template the prompt has; None for the first.
     """
 
@@ -41,6 +44,26 @@ class EncodedPrompt:
     def __len__(self) -> int:
         """Number of tokens in the prompt, image tokens included."""
         return len(self.input_ids)
+
+    def followed_by(self, response_ids: Tensor, reply: EncodedPrompt) -> EncodedPrompt:
+        """The prompt of the next turn: this one, a response (R,) with its end token, and the reply
+        to it."""
+        started = replace(
+            self, image=None, unexpanded_ids=None,
+            input_ids=torch.cat([self.input_ids, response_ids.cpu(), reply.input_ids]),
+            token_types=torch.cat([self.token_types, torch.zeros_like(response_ids.cpu()).int(),
+                                   reply.token_types]))
+        if not len(reply.grid):
+            return started
+        started.pixel_values = torch.cat([self.pixel_values, reply.pixel_values])
+        started.grid = torch.cat([self.grid, reply.grid])
+        started.vision = None if self.vision is None or reply.vision is None else tuple(
+            torch.cat(level) for level in zip(self.vision, reply.vision, strict=True))
+        return started
+
+
+Replies = Sequence[Sequence[EncodedPrompt]]
+"""For each of N responses, the replies in it that have an image, in order."""
 
 
 def collate_text(prompts: Sequence[EncodedPrompt], pad_token: int,

@@ -36,11 +36,11 @@ def register_family(model_type: str, family: PolicyFamily) -> None:
 
 
 register_family('qwen2_vl', PolicyFamily('Qwen2-VL', Qwen2VLForConditionalGeneration,
-                                         'relative_1000'))
+                                         'relative_1000', converses=True))
 register_family('qwen2_5_vl', PolicyFamily('Qwen2.5-VL', Qwen2_5_VLForConditionalGeneration,
-                                           'pixels'))
+                                           'pixels', converses=True))
 register_family('qwen3_vl', PolicyFamily('Qwen3-VL', Qwen3VLForConditionalGeneration,
-                                         'relative_1000'))
+                                         'relative_1000', converses=True))
 register_family('qwen3_vl_moe', PolicyFamily('Qwen3-VL-MoE', Qwen3VLMoeForConditionalGeneration,
                                              'relative_1000'))
 _LINEARS = '(q|k|v|o|gate|up|down|out)_proj|in_proj_(qkv|z|b|a)|shared_expert_gate'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,6 +55,8 @@ class PolicyFamily:
         token_types: Name of the model's argument that is 1 for image tokens and 0 for others, if
             they attend to each other in both directions ('token_type_ids' of Gemma 3). The shared
             prefix does not support it, see :mod:`.attention_support`.
+        converses: Whether replies with further images (:class:`.replies.ReplyEncoder`) were tried:
+            they are computed as in a single prompt of transformers.
     """
 
     name: str
@@ -69,6 +72,7 @@ class PolicyFamily:
     shared_layers: tuple[str, ...] = ('full_attention', )
     mrope: bool = True
     token_types: str | None = None
+    converses: bool = False
 
     def __post_init__(self) -> None:
         check_coordinates(self.coordinates)
@@ -186,17 +190,22 @@ class PolicyFamily:
 
     def encode_images(self, model: Any,
                       prompts: Sequence[EncodedPrompt]) -> Iterable[tuple[Tensor, ...]]:
-        """Encode the images of B prompts, as a whole: the features of each, see
+        """Encode the images of B prompts, as a whole: the features of each prompt, see
         :attr:`.EncodedPrompt.vision`."""
         grids = torch.cat([prompt.grid for prompt in prompts]).to(model.device)
         output = model.model.get_image_features(
             torch.cat([prompt.pixel_values for prompt in prompts]).to(model.device), grids,
             return_dict=True, **vision_tower.sorted_windows(self.tower(model), grids))
         levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
-        return zip(*levels, strict=True)
+        images = iter(zip(*levels, strict=True))
+        for prompt in prompts:
+            own = list(islice(images, len(prompt.grid)))
+            yield own[0] if len(own) == 1 else tuple(
+                torch.cat(level) for level in zip(*own, strict=True))
 
     def feature_inputs(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
-        """Arguments for ``model.model`` that pass on the features of B images."""
+        """Arguments for ``model.model`` that pass on the features of the images of B prompts, in
+        the order of their tokens."""
         merged, *levels = zip(*[prompt.vision for prompt in prompts], strict=True)
         return dict(mm_encoder_outputs=dict(image=SimpleNamespace(
             pooler_output=merged, deepstack_features=levels)))

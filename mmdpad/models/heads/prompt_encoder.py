@@ -85,13 +85,19 @@ class PromptEncoder:
                 that the model's coordinates would not be those of the model image; or the prompt is
                 longer than ``max_tokens``.
         """
-        prompt = self._read(image, question, task)
+        prompt = self.read(self.write(question, task), image)
+        prompt.task = task
         if problem := self._find_problem(prompt, tuple(image.shape[-2:]), question):
             raise ValueError(problem)
         return prompt
 
-    def _read(self, image: Tensor, question: str, task: str | None = None) -> EncodedPrompt:
-        text = self.write(question, task)
+    def read(self, text: str, image: Tensor) -> EncodedPrompt:
+        """Encode a text with a single image token, and its image, a uint8 (3, h, w).
+
+        Raises:
+            ValueError: The processor refuses the image, or returns other values than the family
+                reads.
+        """
         try:
             values = self.processor(text=[text], images=[image.cpu()],
                                     return_mm_token_type_ids=True, return_tensors='pt')
@@ -106,7 +112,6 @@ class PromptEncoder:
                 f'The processor of {self.source!r} should return {error}, which `read_prompt` of '
                 f'{self.family.name} reads, but returns {", ".join(values)}; override it in a '
                 f'subclass of PolicyFamily, see "Add a family" in docs/policies.md') from error
-        prompt.task = task
         prompt.unexpanded_ids = self.processor.tokenizer(text, return_tensors='pt')['input_ids'][0]
         return prompt
 
@@ -116,7 +121,7 @@ class PromptEncoder:
         Raises:
             ValueError: The processor refuses the image.
         """
-        return self.family.kept_size(self.processor, self._read(image, 'x'))
+        return self.family.kept_size(self.processor, self.read(self.write('x'), image))
 
     def with_template(self, template: str) -> PromptEncoder:
         """The same encoder with another template."""
@@ -127,6 +132,10 @@ class PromptEncoder:
     def write(self, question: str, task: str | None = None) -> str:
         """Write the text of a prompt, with a single image token, by the template of a task."""
         return self.chat.render(self._messages(question, task))
+
+    def write_reply(self, text: str, has_image: bool) -> str:
+        """Write what follows a response, see :meth:`.ChatTemplate.render_reply`."""
+        return self.chat.render_reply(self._messages('x'), text, has_image)
 
     def _messages(self, question: str, task: str | None = None) -> list[dict[str, Any]]:
         return build_messages(question, find_task(task, self.templates), self.coordinates)

@@ -23,6 +23,7 @@ from mmdpad.models.cost.memory import standing
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Kept, Setup, Workload
 from mmdpad.models.free_memory import free_memory
+from mmdpad.structures import response_lengths
 from mmdpad.utils.number_checks import check_number
 
 from .encoded_prompt import EncodedPrompt
@@ -120,7 +121,7 @@ def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, shares_prompts: bo
     """The workload of a pass, with the mean lengths of its prompts and responses, or, where prompts
     are repeated, with those that all are padded to."""
     largest = max(prompts, key=lambda prompt: prompt.pixel_values.numel())
-    lengths, sizes = [len(prompt) for prompt in prompts], mask.sum(dim=1).tolist()
+    lengths, sizes = [len(prompt) for prompt in prompts], response_lengths(mask).tolist()
     if shares_prompts:
         prompt, response = (math.ceil(sum(x) / len(x)) for x in (lengths, sizes))
     else:

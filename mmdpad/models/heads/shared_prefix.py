@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,8 +27,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from mmdpad.structures import response_lengths
+
 from .attention_support import SHARED_PREFIX
-from .encoded_prompt import EncodedPrompt
+from .encoded_prompt import EncodedPrompt, Replies
 from .families import family_of
 from .packed_attention import CopiedPrompts, JoinedAttention, PackedGroup, joins_parts
 from .recurrent_layers import Mixer, PackedRecurrence, RecurrentState
@@ -78,23 +81,18 @@ class PackedRow:
     Attributes:
         predictors: (T,) long, indices in the row of the states that predict the responses' tokens;
             the last token of a prompt appears once for each of its responses.
-        offsets: (L,) long, the distance of each token from the last one of its prompt; 0 for a
-            prompt's own tokens.
         reached: Numbers of the layers that ran as the row demands.
     """
 
     def __init__(self, groups: Sequence[PackedGroup], device: torch.device) -> None:
-        predictors, offsets, place = [], [], 0
+        predictors, place = [], 0
         for group in groups:
             last = place + group.prompt - 1
-            offsets += [0] * group.prompt
             place = last + 1
             for length in group.responses:
                 predictors += [last, *range(place, place + length - 1)][:length]
-                offsets += range(1, length + 1)
                 place += length
         self.predictors = torch.tensor(predictors, dtype=torch.long, device=device)
-        self.offsets = torch.tensor(offsets, dtype=torch.long, device=device)
         kind = JoinedAttention if joins_parts(device) else CopiedPrompts
         self.attention = kind(groups, device)
         self.groups = groups
@@ -103,7 +101,7 @@ class PackedRow:
     @cached_property
     def recurrence(self) -> PackedRecurrence:
         """What recurrent layers need to know of the row."""
-        return PackedRecurrence(self.groups, self.offsets.device)
+        return PackedRecurrence(self.groups, self.predictors.device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
@@ -125,36 +123,46 @@ class PackedRow:
 
 
 def response_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], ids: Tensor,
-                    mask: Tensor) -> Tensor:
+                    mask: Tensor, replies: Replies | None = None) -> Tensor:
     """Compute the last hidden states that predict the tokens of responses.
 
     Args:
         model: A policy's model whose text part attends by :data:`NAME`.
         prompts: B prompts with encoded images.
         ids: (N, R) long, N = B * G, prompt-major, on the model's device.
-        mask: (N, R) bool, True for a response's tokens; padding is on the right.
+        mask: (N, R) bool, True for the tokens that the policy chose; those before the last of them
+            are replies, and those after it are padding.
+        replies: N lists of the replies with images, encoded, in order; None if there are none.
 
     Returns:
-        (T, D) for the T tokens of all responses, in the order of ``ids[mask]``.
+        (T, D) for the T chosen tokens of all responses, in the order of ``ids[mask]``.
     """
-    device, lengths = ids.device, mask.sum(dim=1).reshape(len(prompts), -1)
+    device, lengths = ids.device, response_lengths(mask)
+    groups = lengths.reshape(len(prompts), -1).tolist()
     row = PackedRow([PackedGroup(len(prompt), sizes) for prompt, sizes in
-                     zip(prompts, lengths.tolist(), strict=True)], device)
-    tokens, positions = [], []
-    for prompt, own in zip(prompts, ids[mask].split(lengths.sum(dim=1).tolist()), strict=True):
-        places = prompt_positions(model, prompt).to(device)
+                     zip(prompts, groups, strict=True)], device)
+    written = torch.arange(mask.shape[1], device=device) < lengths[:, None]
+    further = iter(replies or [()] * len(ids))
+    tokens, positions, shown = [], [], []
+    for prompt, sizes, own in zip(prompts, groups, ids[written].split(list(map(sum, groups))),
+                                  strict=True):
+        places = prompt_positions(model, prompt)
         tokens += [prompt.input_ids.to(device), own]
-        positions += [places, places.max().expand(*places.shape[:-1], len(own))]
-    states = row_states(model, prompts, torch.cat(tokens),
-                        torch.cat(positions, dim=-1) + row.offsets, row)
+        positions.append(places)
+        shown.append(prompt)
+        for part, images in zip(own.split(sizes), islice(further, len(sizes)), strict=True):
+            positions.append(response_positions(model, prompt, places, part, images))
+            shown += images
+    states = row_states(model, shown, torch.cat(tokens), torch.cat(positions, dim=-1).to(device),
+                        row)
     # Not `states[...]`: its gradient sums repeated indices in whatever order the threads run.
-    return embedding(row.predictors, states)
+    return embedding(row.predictors[mask[written]], states)
 
 
 def row_states(model: PreTrainedModel, prompts: Sequence[EncodedPrompt], tokens: Tensor,
                positions: Tensor, row: PackedRow) -> Tensor:
     """Compute the last hidden states (L, D) of a row of tokens (L,) at positions (3, L) or (L,),
-    with the images of its B prompts.
+    with the images of its prompts and replies, in the order of their tokens.
 
     Raises:
         NotImplementedError: A layer neither attends nor recurs as the row demands, so that it may
@@ -177,3 +185,21 @@ def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
     """Return a prompt's positions, (3, P) or (P,) long, see :meth:`.PolicyFamily.positions`."""
     return family_of(model).positions(model, prompt.input_ids[None], prompt.token_types[None],
                                       [prompt])[..., 0, :]
+
+
+def response_positions(model: PreTrainedModel, prompt: EncodedPrompt, places: Tensor, ids: Tensor,
+                       replies: Sequence[EncodedPrompt]) -> Tensor:
+    """Return the positions, (3, R) or (R,) long, of the tokens (R,) after a prompt, which has
+    :func:`prompt_positions` ``places``, among them those of replies with images."""
+    if not replies:
+        return places.max() + torch.arange(1, len(ids) + 1).expand(*places.shape[:-1], -1)
+    types = torch.cat([prompt.token_types, reply_token_types(model, ids.cpu())])
+    tokens = torch.cat([prompt.input_ids, ids.cpu()])
+    return family_of(model).positions(model, tokens[None], types[None],
+                                      [prompt, *replies])[..., 0, len(prompt):]
+
+
+def reply_token_types(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Token types of responses, int: 1 for image tokens, which only replies have, since a policy
+    cannot choose them."""
+    return (ids == model.config.image_token_id).int()

@@ -32,7 +32,7 @@ from mmdpad.structures import fill
 from . import replicated_prefix, shared_prefix, vision_tower
 from .adapter_reach import describe_reach
 from .attention_support import check_attention
-from .encoded_prompt import EncodedPrompt
+from .encoded_prompt import EncodedPrompt, Replies
 from .experts import set_experts
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora
@@ -299,16 +299,19 @@ class VLMReasoningHead(BaseModule):
 
     def log_probs(self, prompts: Sequence[EncodedPrompt], response_ids: Tensor,
                   response_mask: Tensor, temperature: float = 1.0,
+                  replies: Replies | None = None,
                   entropy: str | None = None) -> tuple[Tensor, Tensor | None]:
         """Compute log-probabilities of responses under softmax(logits / temperature).
 
-        Each of the B images is encoded once. Vision tokens have probability 0, as in sampling.
+        Each image is encoded once. Vision tokens have probability 0, as in sampling.
 
         Args:
             prompts: B prompts.
             response_ids: (N, R) long; N a multiple of B, prompt-major.
-            response_mask: (N, R) bool, True for a response's tokens; padding is on the right.
+            response_mask: (N, R) bool, True for the tokens that the policy chose. Those before the
+                last of them are replies in a conversation, those after it are padding.
             temperature: The sampling temperature.
+            replies: N lists of the replies with images, in order; None if there are none.
             entropy: 'grad' or 'no_grad' to also return the entropy of each token's distribution,
                 with or without gradients.
 
@@ -320,7 +323,12 @@ class VLMReasoningHead(BaseModule):
         if self.memory_budget is not None and self.training and torch.is_grad_enabled():
             self.memory_budget.apply(self.model, prompts, mask, entropy, self._response_states
                                      is shared_prefix.response_states)
-        states = self._response_states(self.model, self.encode_images(prompts), ids, mask)
+        further = [reply for own in replies or () for reply in own]
+        encoded = self.encode_images([*prompts, *further])
+        rest = iter(encoded[len(prompts):])
+        states = self._response_states(
+            self.model, encoded[:len(prompts)], ids, mask,
+            None if replies is None else [[next(rest) for _ in own] for own in replies])
         logp, entropies = token_log_probs(
             states, self.model.lm_head, ids[mask], temperature, self.vision_token_ids, entropy)
 

@@ -309,12 +309,13 @@ class ReasoningSegmentor(BaseDetector):
         """(N, R), see :func:`.reference.reference_log_probs`."""
         return reference_log_probs(self.policy, self.reference, *tokens)
 
-    def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float]:
-        """Collect the prompts, responses, mask and temperature for a head's ``log_probs``."""
+    def _tokens_of(self, rollout: RolloutBatch) -> tuple[Any, Tensor, Tensor, float, Any]:
+        """Collect the prompts, responses, mask, temperature and replies for a head's ``log_probs``.
+        """
         prompts = rollout.prompts or self.encode_prompts(dict(model_image=rollout.model_images),
                                                   rollout.data_samples)
         return (prompts, rollout.response_ids, rollout.response_mask,
-                self.sampling['temperature'])
+                self.sampling['temperature'], rollout.replies)
 
     @torch.no_grad()
     def predict(self, inputs: Inputs, data_samples: list[DetDataSample],

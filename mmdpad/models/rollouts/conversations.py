@@ -1,0 +1,204 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Samples conversations in which the policy looks closer before it answers, turn by turn, with any
+engine that draws from the policy itself.
+
+Notation: B prompts, G conversations about each, N = B * G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mmdpad.geometry.crops import Crop, CropLimits
+from mmdpad.models.heads import VLMReasoningHead
+from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.replies import ReplyEncoder
+from mmdpad.prompts.zoom import BadCall, read_turn, reply_text
+from mmdpad.utils.number_checks import check_number
+
+from .engine import DrawingEngine, RolloutEngine
+from .sampling import Responses, evaluating
+
+_LATER_TURNS = 0x7A6F6F6D
+"""Begins the seeds of later turns, so that these draw other numbers than any first turn."""
+
+
+@dataclass
+class Conversation:
+    """One conversation.
+
+    Attributes:
+        prompt: The prompt of the next turn: all tokens and images so far.
+        crop: What the image shows that was shown last.
+        texts: What the policy wrote, turn by turn, as :meth:`.VLMReasoningHead.decode` returns it.
+        replies: The replies with images.
+        bad_calls: Reasons of calls that could not be used (:data:`mmdpad.prompts.zoom.BAD_CALLS`).
+        ended_by: 'answer' if the last turn has no call; 'length' if a turn reached the length
+            limit; 'turns' or 'tokens' if the last turn has a call, but no turn or too few tokens
+            were left. Empty if it goes on.
+        ids, chosen, logp: The tokens after the first prompt in parts (R,): token ids, whether the
+            policy chose them, and the engine's log-probabilities, 0 if it does not record them.
+    """
+
+    prompt: EncodedPrompt
+    crop: Crop
+    texts: list[str] = field(default_factory=list)
+    replies: list[EncodedPrompt] = field(default_factory=list)
+    bad_calls: list[str] = field(default_factory=list)
+    ended_by: str = ''
+    ids: list[Tensor] = field(default_factory=list)
+    chosen: list[Tensor] = field(default_factory=list)
+    logp: list[Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """The number of tokens after the first prompt."""
+        return sum(map(len, self.ids))
+
+    def add(self, ids: Tensor, chosen: bool, logp: Tensor | None = None) -> None:
+        """Add tokens (R,) that the policy chose, or those of a reply."""
+        self.ids.append(ids)
+        self.chosen.append(torch.full_like(ids, chosen, dtype=torch.bool))
+        self.logp.append(torch.zeros_like(ids, dtype=torch.float32) if logp is None else logp)
+
+    def take(self, reply: EncodedPrompt, device: torch.device) -> None:
+        """Continue after the last turn with a reply."""
+        self.prompt = self.prompt.followed_by(self.ids[-1], reply)
+        self.add(reply.input_ids.to(device), False)
+        if len(reply.grid):
+            self.replies.append(reply)
+
+
+class ConversationSampler:
+    """Samples conversations of up to ``max_turns`` turns of the policy.
+
+    After a turn with a call, the policy is shown the part of the image that it asked for, or is
+    told why it is not (:mod:`mmdpad.prompts.zoom`). The first turns of a group share their prompt;
+    later turns are prompts of their own.
+
+    Args:
+        engine: The engine; it has to draw from the policy itself.
+        head: The policy.
+        max_turns: Most turns of the policy, the answer included.
+        max_tokens: Most tokens after the prompt, replies with their images included. A conversation
+            ends before a turn that could exceed them.
+        limits: How large crops are; None for the defaults.
+
+    Raises:
+        ValueError: The engine or the policy cannot hold conversations, a number is out of range, or
+            the policy's processor would resize crops of these limits.
+    """
+
+    def __init__(self, engine: RolloutEngine, head: VLMReasoningHead, max_turns: int = 2,
+                 max_tokens: int = 4096, limits: CropLimits | None = None) -> None:
+        if not isinstance(engine, DrawingEngine):
+            raise ValueError(
+                f'Conversations should be sampled by SharedPrefixRollout or HFRollout, but got '
+                f"{type(engine).__name__}; set `rollout_engine=dict(type='SharedPrefixRollout')`")
+        self.max_turns, self.max_tokens = (
+            check_number(name, number, 'at least 1', lambda n: n >= 1, True)
+            for name, number in dict(max_turns=max_turns, max_tokens=max_tokens).items())
+        self.engine, self.head, self.limits = engine, head, limits or CropLimits()
+        self.encode_reply = ReplyEncoder(head.encoder)
+        for shape in self.limits.extreme_shapes(self.encode_reply.factor):
+            self.encode_reply('', torch.zeros(3, *shape, dtype=torch.uint8))
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[EncodedPrompt], images: Sequence[Tensor],
+                 model_shapes: Sequence[tuple[int, int]], group_size: int = 1,
+                 max_new_tokens: int = 1024, seed: int | Sequence[int] = 0,
+                 prompt_numbers: Sequence[int] | None = None,
+                 **sampling: Any) -> tuple[Responses, list[Conversation]]:
+        """Sample G conversations about each of B prompts.
+
+        Args:
+            prompts: B prompts.
+            images: B uint8 tensors (3, H, W), RGB, the original images.
+            model_shapes: (height, width) of the model image in each prompt.
+            group_size, seed, prompt_numbers: See :class:`.RolloutEngine`.
+            max_new_tokens: Maximum length of a response in one turn.
+            **sampling: See :class:`.RolloutEngine`.
+
+        Returns:
+            The tokens after the prompts as N responses, whose ``mask`` is False for those of
+            replies; ``truncated`` where a limit on tokens ended a conversation. And the N
+            conversations.
+        """
+        numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
+        seeds = (seed, ) if isinstance(seed, int) else tuple(seed)
+        talks = [Conversation(prompt, Crop.whole((image.shape[-2], image.shape[-1]), shape))
+                 for prompt, image, shape in zip(prompts, images, model_shapes, strict=True)
+                 for _ in range(group_size)]
+        found = self.engine(self.head, prompts, group_size=group_size, seed=seed,
+                            max_new_tokens=max_new_tokens, prompt_numbers=numbers, **sampling)
+        records, active = found.logp is not None, list(range(len(talks)))
+        for turn in range(1, self.max_turns + 1):
+            self._take_turns([talks[n] for n in active], found)
+            self._reply([talks[n] for n in active], [images[n // group_size] for n in active],
+                        self.max_turns - turn, max_new_tokens)
+            active = [n for n in active if not talks[n].ended_by]
+            if not active:
+                break
+            found = self.engine(
+                self.head, [talks[n].prompt for n in active], seed=(_LATER_TURNS, turn, *seeds),
+                max_new_tokens=max_new_tokens, prompt_numbers=[
+                    numbers[n // group_size] * group_size + n % group_size for n in active],
+                **sampling)
+        return self._responses(talks, records), talks
+
+    def _take_turns(self, talks: Sequence[Conversation], found: Responses) -> None:
+        """Add what the policy wrote in a turn of each conversation."""
+        texts = self.head.decode(found.ids.where(found.mask, self.head.pad_token))
+        for row, (talk, text) in enumerate(zip(talks, texts, strict=True)):
+            own = found.mask[row]
+            talk.add(found.ids[row][own], True, None if found.logp is None else
+                     found.logp[row][own])
+            talk.texts.append(text)
+            if found.truncated[row]:
+                talk.ended_by = 'length'
+
+    def _reply(self, talks: Sequence[Conversation], images: Sequence[Tensor], turns_left: int,
+               max_new_tokens: int) -> None:
+        """Reply to the last turns of conversations, or end them."""
+        replies = []
+        for talk, image in zip(talks, images, strict=True):
+            call = None if talk.ended_by else read_turn(talk.texts[-1])
+            if call is None:
+                talk.ended_by = talk.ended_by or 'answer'
+                continue
+            found = call if isinstance(call, BadCall) else talk.crop.zoom(
+                call.box, self.head.coordinates, (image.shape[-2], image.shape[-1]), self.limits,
+                self.encode_reply.factor) or BadCall('outside')
+            if isinstance(found, BadCall):
+                talk.bad_calls.append(found.reason)
+            if not turns_left:
+                talk.ended_by = 'turns'
+                continue
+            reply = (self.encode_reply(reply_text(found, turns_left - 1))
+                     if isinstance(found, BadCall) else
+                     self.encode_reply(reply_text(found.shape, turns_left - 1), found.cut(image)))
+            if len(talk) + len(reply) + max_new_tokens > self.max_tokens:
+                talk.ended_by = 'tokens'
+                continue
+            replies.append((talk, reply))
+            if isinstance(found, Crop):
+                talk.crop = found
+        if self.head.vision_is_fixed:  # once, and not again with the prompt of each turn
+            with evaluating(self.head.model):
+                self.head.encode_images([reply for _, reply in replies if len(reply.grid)])
+        for talk, reply in replies:
+            talk.take(reply, self.head.device)
+
+    def _responses(self, talks: Sequence[Conversation], records: bool) -> Responses:
+        """The tokens of finished conversations."""
+        ids, mask, logp = (pad_sequence([torch.cat(getattr(talk, name)) for talk in talks], True,
+                                        padding) for name, padding in
+                           dict(ids=self.head.pad_token, chosen=0, logp=0).items())
+        truncated = [talk.ended_by in ('length', 'tokens') for talk in talks]
+        return Responses(ids, mask, torch.tensor(truncated, device=ids.device),
+                         logp if records else None)

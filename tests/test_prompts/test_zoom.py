@@ -1,0 +1,60 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import pytest
+
+from mmdpad.prompts import build_messages
+from mmdpad.prompts.zoom import (
+    BAD_CALLS,
+    ZOOM_TEMPLATE,
+    BadCall,
+    Zoom,
+    read_turn,
+    reply_text,
+)
+
+BOX = (1.0, 2.0, 30.5, 40.0)
+
+
+@pytest.mark.parametrize('text, found', [
+    ('<think>small</think><zoom>[1, 2, 30.5, 40]</zoom>', Zoom(BOX)),
+    ('<zoom> [1, 2,\n30.5, 40] </zoom> and more', Zoom(BOX)),
+    # what reasoning weighs is no call, and an unfinished one leaves nothing to read
+    ('<think><zoom>[1, 2, 3, 4]</zoom></think><zoom>[1, 2, 30.5, 40]</zoom>', Zoom(BOX)),
+    ('<think><zoom>[1, 2, 30.5, 40]</zoom>', None),
+    ('<zoom>[-5, 2, 3000, 40]</zoom>', Zoom((-5.0, 2.0, 3000.0, 40.0))),
+    # the answer ends the conversation, complete or not
+    ('<think>t</think><answer>{}</answer><zoom>[1, 2, 30.5, 40]</zoom>', None),
+    ('<zoom>[1, 2, 30.5, 40]</zoom><answer>{"bbox', None),
+    ('<think>t</think>', None), ('', None), ('zoom [1, 2, 3, 4]', None),
+    ('<zoom>[1, 2, 3, 4]</zoom><zoom>[1, 2, 3, 4]</zoom>', BadCall('several_calls')),
+    ('<zoom><zoom>[1, 2, 3, 4]</zoom>', BadCall('several_calls')),
+    ('<zoom>[1, 2, 30.5, 40]', BadCall('bad_box')),
+    ('<zoom>1, 2, 30.5, 40</zoom>', BadCall('bad_box')),
+    ('<zoom>[1, 2, 3]</zoom>', BadCall('bad_box')), ('<zoom></zoom>', BadCall('bad_box')),
+    ('<zoom>[1, 2, "3", 4]</zoom>', BadCall('bad_box')),
+    ('<zoom>[1, 2, NaN, 4]</zoom>', BadCall('bad_box')),
+    ('<zoom>[1, 2, Infinity, 4]</zoom>', BadCall('bad_box')),
+    ('<zoom>[1, 2, true, 4]</zoom>', BadCall('bad_box')),
+    (f'<zoom>{"[" * 50000}</zoom>', BadCall('bad_box')),
+    ('<zoom>[3, 2, 3, 4]</zoom>', BadCall('empty_box')),
+    ('<zoom>[1, 4, 3, 2]</zoom>', BadCall('empty_box'))])
+def test_turns(text, found):
+    assert read_turn(text) == found
+
+
+def test_the_form_in_the_prompt_is_read():
+    text = build_messages('the dog', ZOOM_TEMPLATE, 'relative_1000')[0]['content'][1]['text']
+    assert text.startswith('Find "the dog" in the image') and 'from 0 to 1000' in text
+    call = text[text.index('<zoom>'):text.index('</zoom>') + len('</zoom>')]
+    assert read_turn(f'<think>t</think>{call}') == Zoom((10.0, 100.0, 200.0, 210.0))
+
+
+def test_replies():
+    assert reply_text((56, 84), 0) == (
+        'This is that part of the image, 84 pixels wide and 56 high. Coordinates now refer to this '
+        'image. Now answer.')
+    assert reply_text(BadCall('outside'), 1) == (
+        'Nothing is shown: the box should overlap the image. You may look closer 1 more time.')
+    for reason in BAD_CALLS:
+        assert reply_text(BadCall(reason), 2).endswith('You may look closer 2 more times.')
+    # a reply is no call by itself if a policy repeats it
+    assert read_turn(reply_text(BadCall('several_calls'), 1)) is None
