@@ -208,6 +208,12 @@ def check_choices(choices: Any, answers: Sequence[str], where: str) -> tuple[str
     plain = [text.strip().casefold() for text in choices]
     if len(set(plain)) < len(plain):
         raise wrong_field(where, 'choices', 'texts that differ', choices)
+    for text in answers:  # a letter wins, also where it is the text of another choice
+        if (name := text.strip().casefold()) in plain and (
+                read_choice(text, choices) != plain.index(name)):
+            raise DatasetError(f'The answer {text!r} of {where} should name one of `choices`, but '
+                               f'is the text of one and the letter of another of {list(choices)}; '
+                               f'write letter and text, such as "(B) A"', 'ambiguous answer')
     if all(read_choice(text, choices) is None for text in answers):
         raise DatasetError(f'`choices` of {where} should contain the answer {answers[0]!r}, but '
                            f'are {list(choices)}; add it, or correct the answer',

@@ -91,6 +91,9 @@ def check_sums(sums: Mapping[str, Mapping[str, float]], values: Collection[str])
     check_names(sums, *values)
     known = [*values, CONSENSUS]
     for name, weights in sums.items():
+        if not any(weights.values()):
+            raise ValueError(f'`sums` should have a weight that is not 0, but {name!r} has '
+                             f'{dict(weights)}; correct it')
         if unknown := weights.keys() - known:
             raise ValueError(
                 f'`sums` should have weights of {", ".join(known)}, but {name!r} has one of '

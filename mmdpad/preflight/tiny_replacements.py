@@ -19,6 +19,7 @@ from mmengine.registry import DefaultScope
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mmdpad.datasets.samplers import VarianceSampler
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.short_selectors import write_out_selector
@@ -28,7 +29,16 @@ from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder
 from mmdpad.models.discriminators import CLIPDiscriminator
 from mmdpad.models.feature_cache import content_key
 from mmdpad.models.heads.quantization import check_prequantized, check_trainable
-from mmdpad.registry import MODELS, REWARDS, TRANSFORMS, is_kind, resolve, scope_of, type_name
+from mmdpad.registry import (
+    DATA_SAMPLERS,
+    MODELS,
+    REWARDS,
+    TRANSFORMS,
+    is_kind,
+    resolve,
+    scope_of,
+    type_name,
+)
 from mmdpad.toy import WEIGHTS_DIR
 from mmdpad.toy.policy_folder import MODEL_TYPES, make_policy_folder
 from mmdpad.toy.sam import SHAPES_SAM_NAME, build_sam_shapes
@@ -99,9 +109,15 @@ def replace_data(config: Config, folder: Path) -> Notes:
                              f'synthetic samples in its format')
                 continue
             dataset.update(changes)
+            if dataset.pop('difficulty', None):
+                notes.append(f'{where}: without `difficulty`, which knows other questions')
             moved |= {annotations: _annotations(dataset)}
             notes.append(f'{where} ({type_name(before)}): synthetic samples in '
                          f'{_root(dataset)} in place of {root}')
+        sampler = (config.get(name) or {}).get('sampler')
+        if sampler and is_kind(sampler, VarianceSampler, DATA_SAMPLERS):
+            config[name]['sampler'] = dict(type='InfiniteSampler', shuffle=True)
+            notes.append(f'{name}.sampler: InfiniteSampler in place of VarianceSampler')
     for node in find_nodes({key: config.get(key) for key in ('val_evaluator', 'test_evaluator')}):
         path = node.entry.get('ann_file')
         if path and osp.normpath(path) in moved:

@@ -55,7 +55,7 @@ def _centered(rewards: Tensor) -> Tensor:
 
 
 def decoupled_rewards(terms: Sequence[Tensor], weights: Sequence[float],
-                      eps: float = 1e-6) -> Tensor:
+                      eps: float = 1e-4) -> Tensor:
     """sum_k w_k (r_k - mean(r_k)) / (std(r_k) + eps), each term r_k normalized within its group
     (GDPO, arXiv 2601.05242, section 3).
 
@@ -66,7 +66,8 @@ def decoupled_rewards(terms: Sequence[Tensor], weights: Sequence[float],
         terms: K tensors (N, G) float, unweighted; NaN where a term does not score a prompt, which
             counts as 0.
         weights: K weights.
-        eps: Added to a standard deviation (unbiased).
+        eps: Added to a standard deviation (unbiased); 1e-4 as in NVlabs/GDPO and TRL, so that a
+            term whose values differ by rounding only counts next to nothing.
 
     Returns:
         (N, G) float64: what :func:`compute_advantages` compares with 'gdpo'. It is constant for a

@@ -141,11 +141,13 @@ def test_every_problem_of_json_lines_is_listed(lines):
         dict(choices=['red']), dict(choices=['red', ' Red']), dict(choices=['blue', 'green']),
         dict(height=11, width=20), dict(texts=[' . ']), dict(image='b.png'), dict(id=0),
         dict(question_type=3), dict(caption='<answer>'), dict(other_boxes=[[20, 0, 30, 5]]),
-        dict(answers=['cup'], choices=['a cup', 'the cup'])))
+        dict(answers=['cup'], choices=['a cup', 'the cup']),
+        dict(answers=['(A) B'], choices=['B', 'C']), dict(answers=['B'], choices=['B', 'C'])))
     count = {kind: len(messages) for kind, messages in found.items()}
     assert count == {
         'wrong annotation': 10, 'box outside': 2, 'answer not among choices': 2,
-        'wrong image size': 1, 'empty question': 1, 'missing image': 1, 'duplicate id': 1}
+        'ambiguous answer': 1, 'wrong image size': 1, 'empty question': 1, 'missing image': 1,
+        'duplicate id': 1}
     assert "should contain the answer 'red'" in found['answer not among choices'][0]
 
 

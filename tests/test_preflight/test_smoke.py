@@ -246,6 +246,16 @@ def test_a_calibration_of_other_weights_is_left_out(smoke_config):
             in notes)
 
 
+def test_pass_rates_of_other_questions_are_left_out(smoke_config):
+    config = Config.fromfile(ROOT / 'configs/dpad/tiny_shapes.py')
+    config.train_dataloader.dataset.difficulty = dict(file='rates.jsonl', max=0.9)
+    config.train_dataloader.sampler = dict(type='VarianceSampler', file='rates.jsonl')
+    config, notes = smoke_config(config)
+    assert 'difficulty' not in config.train_dataloader.dataset
+    assert config.train_dataloader.sampler == dict(type='InfiniteSampler', shuffle=True)
+    assert 'train_dataloader.dataset: without `difficulty`, which knows other questions' in notes
+
+
 def test_the_clip_of_a_selector_is_replaced(smoke_config):
     config = Config.fromfile(ROOT / 'configs/dpad/qwen7b_reasonseg.py')
     config.model.test_cfg.update(temperature=1.0, num_samples=8, select='discrimination')

@@ -52,7 +52,7 @@ def main() -> None:
         from mmdpad.models.non_finite import NonFiniteError
     check_checkpoint('load_from: checkpoint', config.get('load_from'), config)
     try:
-        runner = build_runner(measuring(config))
+        runner = build_runner(measuring(config, args.term))
         runner.train()
         barrier()
         if is_main_process():

@@ -24,8 +24,8 @@ from mmdpad.registry import HOOKS
 from mmdpad.utils import jsonable, read_jsonl, to_jsonl, unique_path
 
 # Key of a sample's metainfo, and its value: a response and whether it is truncated, or with several
-# answers those that were sampled and the greedy one.
-Cached = tuple[str, tuple[Any, Any]]
+# answers those that were sampled, the greedy one and the seconds for the former.
+Cached = tuple[str, tuple[Any, ...]]
 
 
 @HOOKS.register_module()
@@ -170,7 +170,7 @@ def _describe_selection(sample: Any) -> dict[str, Any]:
         response=one.response, truncated=one.truncated, mean_logp=one.mean_logp,
         tokens=None if one.response_ids is None else one.response_ids.tolist())
         for one in (*sample.selection.candidates, sample.selection.greedy))
-    return dict(samples=samples, greedy=greedy)
+    return dict(samples=samples, greedy=greedy, seconds=sample.selection.seconds['sample'])
 
 
 def _cached(row: Mapping[str, Any]) -> Cached:
@@ -181,7 +181,7 @@ def _cached(row: Mapping[str, Any]) -> Cached:
         one['response'], one['truncated'],
         None if one['tokens'] is None else torch.tensor(one['tokens'], dtype=torch.long),
         one['mean_logp']) for one in (*row['samples'], row['greedy']))
-    return 'cached_responses', (drawn, greedy)
+    return 'cached_responses', (drawn, greedy, row.get('seconds', 0.0))
 
 
 def find_answers(work_dir: str) -> list[Path]:

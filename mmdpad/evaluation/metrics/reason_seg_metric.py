@@ -40,7 +40,8 @@ class ReasonSegMetric(IgnoreRegionsMetric, ResultFileMetric):
       without these accuracies.
     - ``parse_failure_rate`` in [0, 1], and ``failed_<reason>``, a count for each reason that
       occurred. A failed sample has IoU 0, intersection 0 and the target's area as union; its points
-      and boxes count as wrong.
+      and boxes count as wrong. An abstention (``test_cfg.abstain_below``) is a failure, but its
+      empty mask is right where the question has no target.
     - ``reasoning_tokens``, ``caption_tokens``: mean length in tokens of the model's tokenizer, over
       the responses with reasoning or a caption (one that was cut off within it has none);
       ``repetition`` of the reasoning in [0, 1), see :func:`mmdpad.rewards.repetition`; absent if no

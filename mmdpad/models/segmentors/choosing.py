@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def choose_answers(model: ReasoningSegmentor, inputs: Inputs,
     Args:
         model: A model with a ``choice``.
         inputs, data_samples: See :meth:`.ReasoningSegmentor.predict`. Samples may have
-            ``cached_responses``, the N sampled responses and the greedy one or None, or
+            ``cached_responses``, the N sampled responses, the greedy one or None, and seconds, or
             ``sampled_responses``, the N responses and seconds.
 
     Returns:
@@ -140,7 +140,8 @@ def _collect(model: ReasoningSegmentor, inputs: Inputs, data_samples: Sequence[D
     given = [sample.pop('sampled_responses', None) for sample in data_samples]
     drawn = [one[0] if one is not None else ahead[0] if ahead is not None else []
              for one, ahead in zip(cached, given, strict=True)]
-    seconds = [0.0 if ahead is None else ahead[1] for ahead in given]
+    seconds = [one[2] if one is not None else 0.0 if ahead is None else ahead[1]
+               for one, ahead in zip(cached, given, strict=True)]
     greedy = [[one[1]] if one is not None and one[1] is not None and choice.compare_greedy else []
               for one in cached]
     wanted: list[tuple[list[list[Drawn]], dict[str, Any]]] = [(drawn, {})]
@@ -154,7 +155,8 @@ def _collect(model: ReasoningSegmentor, inputs: Inputs, data_samples: Sequence[D
             size = len(new) // len(rows)
             for place, row in enumerate(rows):
                 found[row] = new[place * size:(place + 1) * size]
-                seconds[row] += (time.perf_counter() - started) / len(rows)
+                if found is drawn:  # the greedy one is only for a comparison
+                    seconds[row] += (time.perf_counter() - started) / len(rows)
     return drawn, greedy, seconds
 
 
@@ -219,6 +221,8 @@ def _answer_of(model: ReasoningSegmentor, choice: Choice, selection: Selection,
     instances = None
     if selection.chosen is not None:
         instances = choice.selector.instances(selection, best)
+        if not len(instances) and len(candidate.instances):  # a vote for no pixel: no target
+            parsed = replace(parsed, objects=())
     else:
         parsed = ParseFailure(
             ABSTAINED, f'the best of {len(selection)} answers has the value {selection.value:.3g} '

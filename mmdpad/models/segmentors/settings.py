@@ -55,9 +55,9 @@ def evaluation_sampling(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     count = test_cfg.get('num_samples')
     if count is None:
         for name in CHOICE[1:]:
-            if test_cfg.get(name):
+            if (value := test_cfg.get(name)) is not None and value is not False:
                 raise ValueError(f'`test_cfg.num_samples` should be set where `test_cfg.{name}` is '
-                                 f'{test_cfg[name]!r}, but got None; set it, such as '
+                                 f'{value!r}, but got None; set it, such as '
                                  f'num_samples=8, or leave `{name}` out')
         return check_sampling(TEST_CFG | sampling, 'test_cfg')
     sampling = check_sampling(TEST_CFG | dict(temperature=1.0) | sampling, 'test_cfg')
@@ -87,7 +87,8 @@ def check_choice(test_cfg: Mapping[str, Any], sampling: Mapping[str, Any]) -> No
         raise ValueError(f'`test_cfg.select` should say how to choose among `test_cfg.num_samples` '
                          f"= {count} answers, but got None; set it, such as select='consensus'")
     config = as_config(test_cfg['select'])
-    if count == 1 and config['type'] == 'ConsensusSelector':
+    parts = [part for _, part in config.get('selectors', {}).values()] or [config]
+    if count == 1 and any(part['type'] == 'ConsensusSelector' for part in parts):
         raise ValueError('`test_cfg.num_samples` should be at least 2 for a consensus, but got 1; '
                          'set num_samples=8, or another `select`')
     threshold = test_cfg.get('abstain_below')

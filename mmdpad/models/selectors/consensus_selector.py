@@ -61,17 +61,19 @@ class ConsensusSelector(Selector):
         return np.where(usable, overlaps, np.nan)
 
     def instances(self, selection: Selection, chosen: int) -> InstanceData:
-        """The voted mask as one instance, with its tight box, or the chosen candidate's."""
+        """The voted mask as one instance, with its tight box and the chosen candidate's points; or
+        the chosen candidate's."""
         candidate = selection.candidates[chosen]
         if not self.vote or not candidate.usable:
             return candidate.instances
         mask = vote(selection)
         count = int(mask.any())
-        scores = candidate.instances.scores.cpu()
+        scores, points = (candidate.instances[name].cpu() for name in ('scores', 'points'))
         return InstanceData(
             masks=torch.from_numpy(mask[None][:count]),
             bboxes=torch.from_numpy(box_from_mask(mask)[None] if count else np.zeros(
                 (0, 4), np.float32)),
+            points=points.reshape(1, points.shape[0] * points.shape[1], 2)[:count],
             scores=(scores.mean()[None] if len(scores) else torch.zeros(1))[:count],
             labels=torch.zeros(count, dtype=torch.long))
 

@@ -78,7 +78,7 @@ class DiscriminationSelector(Selector):
         """The different regions, and the image or what is left of it without each of them."""
         shape = (asked.model_image.shape[-2], asked.model_image.shape[-1])
         boxes = {union_box([item.box for item in own.parsed.objects if item.box])
-                 for own in asked.candidates if own.usable}
+                 for own in asked.candidates}
         regions = sum(self.reward.options.allow(box, shape) for box in boxes if box)
         contrasts = min(regions, 1) if self.reward.options.contrast == 'image' else regions
         return (regions + contrasts) * len(self.reward.configs)

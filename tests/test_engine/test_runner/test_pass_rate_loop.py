@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from pathlib import Path
 
+import pytest
 from mmengine.runner import Runner
 
 from mmdpad.datasets.difficulty import pass_rates
@@ -32,3 +33,16 @@ def test_every_question_is_measured_once_and_nothing_is_trained(tiny_config, tmp
     built = DATASETS.build(dict(dataset, difficulty=dict(file=path, min=bound)))
     assert len(built) == sum(rate['pass_rate'] >= bound for rate in rates) > 0
     assert len(DATASETS.build(dict(dataset, test_mode=True))) == 5
+
+
+def test_a_term_that_the_run_has_not_ends_it_before_a_response(tiny_config):
+    """Hooks add terms, so the loop knows them late. The reference is not needed."""
+    hooks = tiny_config.custom_hooks
+    tiny_config.custom_hooks = [*hooks, dict(type='SyncReferenceHook')]
+    config = measuring(tiny_config, 'accuracy')
+    assert config.custom_hooks == hooks
+    runner = Runner.from_cfg(config)
+    with pytest.raises(ValueError, match=r'should be a reward term of the run \(.*discriminative.*'
+                                         r"\), but got 'accuracy'"):
+        runner.train()
+    assert not any(read_jsonl(str(path)) for path in Path(runner.log_dir).glob('rollouts.jsonl'))

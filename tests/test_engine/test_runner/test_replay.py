@@ -86,6 +86,31 @@ def test_the_state_is_plain_and_resumes_exactly():
     assert len(buffer.groups) == len(resumed.groups) == 3
 
 
+@pytest.mark.parametrize('change', [
+    lambda given: setattr(given, 'old_entropy', torch.ones(6, 2)),
+    lambda given: setattr(given, 'sampling_logp', torch.ones(6, 2)),
+    lambda given: setattr(given, 'group_size', 3)])
+def test_groups_of_other_settings_are_let_go(change):
+    """A run may resume with a loss, an engine or a group size that needs other values."""
+    buffer, given = ReplayBuffer(4), rollout(FLAT, SMALL, FLAT, first=1)
+    exchange(buffer, rollout(SMALL), 0)
+    change(given)
+    if given.group_size == 3:
+        given.total_rewards = torch.tensor([[1., 1, 1], [0, 0, 3]])
+        given.advantages = given.total_rewards - 1
+        given = given.select([0, 1])
+    mixed, logs = exchange(buffer, given, 1)
+    assert logs == dict(replayed=0.0) and mixed.response_ids.shape == (6, 2)
+    assert len(buffer.groups) == 1
+
+
+def test_conversations_are_refused():
+    given = rollout(SMALL)
+    given.replies = [[], []]
+    with pytest.raises(ValueError, match='`replay_size` should be 0 with conversations'):
+        exchange(ReplayBuffer(4), given, 0)
+
+
 def test_two_processes_replay_what_one_does(monkeypatch):
     """Process r has every second prompt, from r on."""
     rank, meet, slots = threading.local(), threading.Barrier(2, timeout=60), [None, None]

@@ -20,8 +20,8 @@ from mmdpad.structures import ParseFailure, ReasoningOutput
 POINTS = ((56, 84), (60, 100))
 
 
-def boxed(x2, caption='a cup'):
-    return format_response('so', (28, 56, x2, 112), POINTS, caption)
+def boxed(x2, caption='a cup', x1=28):
+    return format_response('so', (x1, 56, x2, 112), POINTS, caption)
 
 
 class Written(FixedRollout):
@@ -61,6 +61,14 @@ def joined(batches):
              data_samples=one['data_samples'][0]) for one in batches])
 
 
+def without_targets(sample):
+    """The row of a sample whose question has no target."""
+    row = sample.to_dict()
+    row['gt_instances']['masks'] = row['gt_instances']['masks'].to_ndarray()[:0] if hasattr(
+        row['gt_instances']['masks'], 'to_ndarray') else row['gt_instances']['masks'][:0]
+    return row
+
+
 def test_the_chosen_answer_is_the_prediction(build, samples):
     model = build([boxed(84), boxed(60), boxed(88), 'none', boxed(40, 'b'), 'none'])
     batch, = model.answer_ahead([joined(samples[:2])])
@@ -91,15 +99,21 @@ def test_if_no_value_is_high_enough_there_is_no_answer(build, samples):
         assert isinstance(parsed, ParseFailure) and parsed.reason == 'abstained'
     assert 'the best of 3 answers has the value 0.' in first.reasoning['parsed'].detail
     assert first.reasoning['response'] == first.selection.candidates[0].response
-    row = first.to_dict()
-    assert score_mask(row, 'target')[2]['iou'] == 0
-    row['gt_instances']['masks'] = row['gt_instances']['masks'].to_ndarray()[:0] if hasattr(
-        row['gt_instances']['masks'], 'to_ndarray') else row['gt_instances']['masks'][:0]
-    assert score_mask(row, 'target')[2]['iou'] == 1
+    assert score_mask(first.to_dict(), 'target')[2]['iou'] == 0
+    assert score_mask(without_targets(first), 'target')[2]['iou'] == 1
 
     _, unusable = build(texts).test_step(joined(samples[:2]))
     assert unusable.selection.chosen == 0
     assert unusable.reasoning['parsed'].reason == 'no_answer'
+
+
+def test_a_vote_for_no_pixel_is_the_answer_that_there_is_no_target(build, samples):
+    vote = dict(type='ConsensusSelector', vote=True)
+    sample, = build([boxed(20, x1=0), boxed(60, x1=40), boxed(100, x1=80)],
+                    select=vote).test_step(samples[0])
+    assert sample.reasoning['parsed'].objects == () and len(sample.pred_instances) == 0
+    assert len(sample.selection.candidates[sample.selection.chosen].instances) == 1
+    assert score_mask(without_targets(sample), 'target')[2]['iou'] == 1
 
 
 def test_answers_in_words(build, samples):
@@ -162,11 +176,12 @@ def test_recorded_log_probabilities_are_those_of_a_pass(build, samples):
 
 @pytest.mark.parametrize('test_cfg, told', [
     (dict(select='consensus'), "`test_cfg.num_samples` should be set where `test_cfg.select` is "),
-    (dict(abstain_below=0.5), '`test_cfg.num_samples` should be set where `test_cfg.abstain'),
+    (dict(abstain_below=0.0), '`test_cfg.num_samples` should be set where `test_cfg.abstain'),
     (dict(num_samples=8), "`test_cfg.select` should say how to choose among .* = 8 answers"),
     (dict(num_samples=8, select='consensus', temperature=0.0),
      '`test_cfg.temperature` should be above 0 where `test_cfg.num_samples` is 8'),
     (dict(num_samples=1, select='consensus'), '`test_cfg.num_samples` should be at least 2'),
+    (dict(num_samples=1, select=[(1, 'likelihood'), (2, 'consensus')]), 'should be at least 2'),
     (dict(num_samples=0, select='consensus'), '`test_cfg.num_samples` should be at least 1'),
     (dict(num_samples=2.5, select='likelihood'), '`test_cfg.num_samples` should be a whole number'),
     (dict(num_samples=2, select='likelihood', abstain_below=float('nan')),

@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Selectors, by hand-computed values."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,7 +36,8 @@ def candidate(columns=None, caption='a cup', scores=(0.5, ), answer=None, **fiel
     masks = torch.zeros(len(scores) if columns else 0, 4, 10, dtype=torch.bool)
     masks[:, :, :columns or 0] = True
     return Candidate('text', False, parsed, InstanceData(
-        masks=masks, scores=torch.tensor(scores)[:len(masks)]), 7, **fields)
+        masks=masks, points=torch.zeros(len(masks), 2, 2),
+        scores=torch.tensor(scores)[:len(masks)]), 7, **fields)
 
 
 def selection_of(*candidates, task=MASKS, **values):
@@ -85,10 +87,12 @@ def test_pixels_vote():
     answer = select.instances(found, chosen)
     assert answer.masks[0, 0].tolist() == [True] * 4 + [False] * 6
     assert answer.bboxes.tolist() == [[0, 0, 3, 3]] and answer.scores.tolist() == [0.5]
+    assert answer.points.shape == (1, 4, 2)  # those of both objects
     tied = selection_of(candidate(2), candidate(4))  # half is no majority
     assert select.instances(tied, 0).masks[0, 0].sum() == 2
     nothing = select.instances(selection_of(candidate(0), candidate(0), candidate(5)), 0)
     assert len(nothing) == 0 and nothing.masks.shape == (0, 4, 10)
+    assert len(nothing.points) == 0
     unusable = selection_of(candidate(), candidate())
     assert select.choose(unusable)[0] == 0 and len(select.instances(unusable, 0)) == 0
 
@@ -167,6 +171,9 @@ def test_discrimination_at_the_own_box():
                                atol=1e-7)  # 10 columns of 4 rows cover half of 8 x 10
     np.testing.assert_allclose(found[1], [-.08] * 7, atol=1e-7)
     assert (select.cost(one), select.cost(two)) == (3 + 1, 1 + 1)  # regions, and the image
+    unusable = replace(candidate(6), parsed=ParseFailure(
+        'no_caption', 'none', objects=candidate(6).parsed.objects))
+    assert select.cost(asked(candidate(2), unusable)) == 2 + 1  # it is encoded all the same
 
 
 def test_the_oracle_reads_the_truth():
