@@ -50,7 +50,7 @@ class CropLimits:
     """
 
     min_side: int = 56
-    min_pixels: int = 28 * 28 * 64
+    min_pixels: int = 256 * 256  # the least that Qwen3-VL's processor keeps
     max_pixels: int = 28 * 28 * 400
     size: tuple[int, int] | None = None
 
@@ -62,9 +62,12 @@ class CropLimits:
             raise ValueError(f'`min_pixels` of a crop should be at most `max_pixels` = '
                              f'{self.max_pixels}, but got {self.min_pixels}; lower it')
         if self.size is not None:
-            for side in self.size:
-                check_number('size', side, 'a width and a height of at least 1', lambda n: n >= 1,
-                             True)
+            if not isinstance(self.size, (tuple, list)) or len(self.size) != 2:
+                raise ValueError(f'`size` of crops should be (width, height) or None, but got '
+                                 f'{self.size!r}; correct it')
+            width, height = (check_number('size', side, 'a width and a height of at least 1',
+                                          lambda n: n >= 1, True) for side in self.size)
+            self.size = width, height
 
     def extreme_shapes(self, factor: int) -> set[tuple[int, int]]:
         """Shapes of the largest and the smallest crops, square and as long as they can be."""
@@ -76,7 +79,7 @@ class CropLimits:
         """(height, width) that a crop of this size is shown in: that of ``size``, or multiples of
         ``factor``, close to its aspect ratio, with a number of pixels within the limits as far as
         such multiples exist. (The rule of Qwen2-VL's processor, arXiv 2409.12191, which then keeps
-        that size; only that a single row or column has no more pixels, either.)"""
+        that size; only that long crops keep within the limits, too.)"""
         def multiples(scale: float, whole: Callable[[float], int]) -> tuple[int, int]:
             rows, columns = (max(1, whole(scale * side / factor)) for side in (height, width))
             return rows, columns
@@ -88,10 +91,13 @@ class CropLimits:
         rows, columns = multiples(1, round)
         if rows * columns > most:
             rows, columns = multiples(math.sqrt(self.max_pixels / (height * width)), math.floor)
-            columns = min(columns, max(1, int(most)))
-            rows = min(rows, max(1, int(most / columns)))
         elif rows * columns < least:
             rows, columns = multiples(math.sqrt(self.min_pixels / (height * width)), math.ceil)
+        # Rounding both sides may leave the limits again, most of all for long crops.
+        short, long = sorted((rows, columns))
+        short += short * long < least
+        long = max(1, min(long, int(most / short)))
+        rows, columns = (short, long) if rows <= columns else (long, short)
         return rows * factor, columns * factor
 
 

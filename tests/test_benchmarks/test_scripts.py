@@ -44,8 +44,9 @@ def in_threads(monkeypatch):
                 pass
 
         def run(self):
-            turns = builds.Turns(SimpleNamespace(send=self.pipe.send, recv=self.recv))
-            self.pipe.send(self.side(turns, *self.args))
+            with self.pipe:  # a side that fails ends the test, as a process would
+                turns = builds.Turns(SimpleNamespace(send=self.pipe.send, recv=self.recv))
+                self.pipe.send(self.side(turns, *self.args))
 
         def recv(self):
             self.waits.set()

@@ -86,6 +86,20 @@ def test_crops_are_shown_in_sizes_that_the_processor_of_qwen2_vl_keeps(height, w
     assert smart_resize(*found, 28, *bounds) == found
 
 
+@pytest.mark.parametrize('shape', [(51, 1916), (57, 1466), (1916, 51), (300, 300)])
+def test_long_crops_keep_within_the_limits(shape):
+    limits = CropLimits(min_pixels=64 * 1024, max_pixels=100 * 1024)
+    found = limits.shown_shape(*shape, 32)
+    assert 64 <= found[0] * found[1] / 32**2 <= 100
+    assert smart_resize(*found, 32, limits.min_pixels, limits.max_pixels) == found
+
+
+@pytest.mark.parametrize('size', [(112, ), (1, 2, 3), 112, (112.5, 112)])
+def test_a_size_has_a_width_and_a_height(size):
+    with pytest.raises(ValueError, match='`size`'):
+        CropLimits(size=size)
+
+
 @pytest.mark.parametrize('height, width', [(28, 9000), (9000, 28), (1, 5000), (57, 60000)])
 def test_no_crop_is_too_long_for_a_processor(height, width):
     rows, columns = CropLimits().shown_shape(height, width, 28)
@@ -97,7 +111,7 @@ def test_a_fixed_size():
     crop = WHOLE.zoom((10, 28, 20, 56), 'pixels', ORIGINAL, limits, 28)
     assert crop == Crop((80, 150, 160, 300), (84, 140))
     assert limits.extreme_shapes(28) == {(84, 140)}
-    assert CropLimits().extreme_shapes(28) >= {(224, 224), (560, 560)}
+    assert CropLimits().extreme_shapes(28) >= {(280, 280), (560, 560)}
 
 
 def test_a_crop_shows_its_pixels():

@@ -102,7 +102,7 @@ class Update:
         parts = list(rollout.split(1 if 'one by one' in self.side else rollout.num_prompts))
         if 'naive' in self.side:
             for part in parts:
-                part.old_logp, part.ref_logp = self.model.log_probs(part)
+                part.old_logp, part.ref_logp, *_ = self.model.log_probs(part)
         total = 0.0
         for part in parts:
             loss = self.model.loss(part)['loss'] / len(parts)

@@ -19,6 +19,7 @@ from mmdpad.geometry.crops import Crop, CropLimits
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.replies import ReplyEncoder
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.prompts.zoom import BadCall, read_turn, reply_text
 from mmdpad.utils.number_checks import check_number
 
@@ -128,7 +129,14 @@ class ConversationSampler:
             The tokens after the prompts as N responses, whose ``mask`` is False for those of
             replies; ``truncated`` where a limit on tokens ended a conversation. And the N
             conversations.
+
+        Raises:
+            ValueError: ``max_new_tokens`` exceeds ``max_tokens``.
+            NonFiniteError: See :class:`.RolloutEngine`; ``prompt`` is one of the B.
         """
+        if max_new_tokens > self.max_tokens:
+            raise ValueError(f'`max_tokens` of a conversation should be at least `max_new_tokens` '
+                             f'= {max_new_tokens} of one turn, but got {self.max_tokens}; raise it')
         numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
         seeds = (seed, ) if isinstance(seed, int) else tuple(seed)
         talks = [Conversation(prompt, Crop.whole((image.shape[-2], image.shape[-1]), shape))
@@ -144,11 +152,16 @@ class ConversationSampler:
             active = [n for n in active if not talks[n].ended_by]
             if not active:
                 break
-            found = self.engine(
-                self.head, [talks[n].prompt for n in active], seed=(_LATER_TURNS, turn, *seeds),
-                max_new_tokens=max_new_tokens, prompt_numbers=[
-                    numbers[n // group_size] * group_size + n % group_size for n in active],
-                **sampling)
+            try:
+                found = self.engine(
+                    self.head, [talks[n].prompt for n in active], seed=(_LATER_TURNS, turn, *seeds),
+                    max_new_tokens=max_new_tokens, prompt_numbers=[
+                        numbers[n // group_size] * group_size + n % group_size for n in active],
+                    **sampling)
+            except NonFiniteError as error:
+                if error.prompt is not None:  # of the active conversations
+                    error.prompt = active[error.prompt] // group_size
+                raise
         return self._responses(talks, records), talks
 
     def _take_turns(self, talks: Sequence[Conversation], found: Responses) -> None:

@@ -4,6 +4,7 @@ import torch
 
 from mmdpad.geometry.crops import Crop, CropLimits
 from mmdpad.models import HFRollout, SharedPrefixRollout
+from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import VLLMRollout, conversations
 from mmdpad.models.rollouts.conversations import ConversationSampler
 from mmdpad.models.rollouts.engine import DrawingEngine
@@ -157,6 +158,24 @@ def test_engines_sample_the_policy_whose_log_probs_are_trained(exact_head, image
 def test_what_cannot_be_sampled_is_refused_at_once(head, arguments, named):
     with pytest.raises(ValueError, match=named):
         ConversationSampler(SharedPrefixRollout(), head, **dict(dict(limits=LIMITS), **arguments))
+
+
+def test_a_turn_that_may_be_longer_than_all_turns_is_refused(head, images):
+    with pytest.raises(ValueError, match='`max_tokens` of a conversation should be at least'):
+        hold(head, images, Scripted([ANSWER, ANSWER]), max_tokens=399)
+
+
+def test_the_question_whose_later_turn_is_not_finite_is_named(head, images):
+    class Failing(Scripted):
+        def __call__(self, head, prompts, **options):
+            if self.calls:
+                raise NonFiniteError('not finite', 1)
+            return super().__call__(head, prompts, **options)
+
+    calls = Failing([ANSWER, ANSWER, QUARTER, ANSWER, QUARTER, ANSWER])
+    with pytest.raises(NonFiniteError) as raised:  # the second that goes on, in a group of three
+        hold(head, images, calls, max_turns=2)
+    assert raised.value.prompt == 1
 
 
 def test_vllm_is_refused(head):
