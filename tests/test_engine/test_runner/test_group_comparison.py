@@ -36,7 +36,7 @@ def test_the_total_is_compared_unless_terms_are_normalized_first():
     torch.testing.assert_close(
         GroupComparison('gdpo', composition(x=1.0, y=0.5)).compared(batch),
         torch.tensor([[-half / 2, half / 2], [-1.5 * half, 1.5 * half]], dtype=torch.float64),
-        rtol=1e-5, atol=0)
+        rtol=3e-4, atol=0)  # eps
 
 
 def test_a_term_of_one_task_is_normalized_where_it_scores():
@@ -47,10 +47,10 @@ def test_a_term_of_one_task_is_normalized_where_it_scores():
     half = .5**.5
     torch.testing.assert_close(
         comparison.compared(batch), torch.tensor([[-half, half], [-2 * half, 2 * half]]).double(),
-        rtol=1e-5, atol=0)
+        rtol=3e-4, atol=0)  # eps
     # Batches are of one task: each has its own spread, sqrt(2) times the deviation.
     torch.testing.assert_close(comparison.advantages(batch, 2),
-                               torch.tensor([[-half, half]] * 2).double(), rtol=1e-5, atol=0)
+                               torch.tensor([[-half, half]] * 2).double(), rtol=3e-4, atol=0)  # eps
 
 
 @pytest.mark.parametrize('estimator, kl_in, told', [
