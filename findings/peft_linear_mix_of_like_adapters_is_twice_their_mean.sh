@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# peft: add_weighted_adapter(combination_type='linear', weights=[0.5, 0.5]) does not average what two LoRA adapters do.
-# It multiplies A and B each by the root of the weight and adds them up, so A of one adapter meets B of the other: two
-# checkpoints of one run, whose A and B are alike, give twice their mean (n checkpoints give n times it), and two
-# adapters of opposite signs in A and B, which do the same, give zero. The same holds for 'magnitude_prune'. The
-# docs call 'linear' a rough approximation only. Use 'svd' or 'cat', whose weights are those of
-# the effects. Exits with 0 while it is so, with 1 once it is not.
+# peft: add_weighted_adapter(combination_type='linear', weights=[0.5, 0.5]) does not average what two LoRA adapters
+# do. It multiplies A and B each by the root of the weight and adds them up, so A of one adapter meets B of the other:
+# two checkpoints of one run, whose A and B are alike, give twice their mean (n checkpoints give n times it), and two
+# adapters of opposite signs in A and B, which do the same, give zero. The same holds for 'magnitude_prune'. The docs
+# call 'linear' a rough approximation only. Use 'svd' or 'cat', whose weights are those of the effects. Exits with 0
+# while it is so, with 1 once it is not.
 #
 # Seen:
 #   peft 0.21.2, torch 2.13.0, Python 3.11.7

@@ -179,14 +179,14 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         while refills < self.max_refills and self._is_short(pool, size):
             pool = RolloutBatch.concatenate([pool, self.sample(next(self.dataloader_iterator))])
             refills += 1
-        logs = describe_rollout(pool, self.model.tasks, self.comparison.compared(pool))
+        compared = self.comparison.compared(pool)
+        logs = describe_rollout(pool, self.model.tasks, compared)
         logs['staleness'] = float(self.pending.staleness)
         if (memory := self.guess_memory) is not None:
             logs |= memory.log
         if self.max_refills:
             logs['refills'] = float(refills)
-            best_first = has_signal(self.comparison.compared(pool)).logical_not().argsort(
-                stable=True)
+            best_first = has_signal(compared).logical_not().argsort(stable=True)
             pool = pool.select(best_first[:size].tolist())
         return pool, logs
 

@@ -13,6 +13,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 
+from mmdpad.rl import has_signal
 from mmdpad.structures import ParseFailure, RolloutBatch
 
 Group = dict[str, Any]
@@ -94,7 +95,7 @@ class ReplayBuffer:
     def _scores(self, rollout: RolloutBatch, compared: torch.Tensor) -> list[float]:
         """0 for a group without a signal."""
         assert rollout.advantages is not None
-        spread = compared.std(dim=1).cpu() * (compared != compared[:, :1]).any(dim=1).cpu()
+        spread = compared.std(dim=1).cpu() * has_signal(compared).cpu()
         return (rollout.advantages.abs().sum(dim=1).cpu() * spread).tolist()
 
     def _draw(self, number: int, seed: list[int]) -> Sequence[Group]:
