@@ -151,9 +151,9 @@ _DETECT = (
     'y2), its class as written above, and a description that cannot be taken for any other '
     'instance in the image; an empty list [] if there is none.')
 _ZOOM = (
-    '\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part of '
-    'the image, as in {call}, and you are shown that part enlarged. Coordinates always refer to '
-    'the image that you were shown last.')
+    '\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part '
+    'of the image, as in {call}, and you are shown that part enlarged. Coordinates always refer '
+    'to the image that you were shown last.')
 _ANSWER = (
     'Answer the question "{question}" about the image. Look for what shows the answer. First '
     'reason between <think> and </think>. Then answer between <answer> and </answer> with JSON: '
