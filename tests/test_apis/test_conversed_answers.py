@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from scripted_rollout import Scripted
 
 from mmdpad.apis import Answer, ReasonSegInferencer
@@ -16,10 +17,11 @@ ANSWER = format_response('so', (0, 0, 56, 56), ((20, 20), (30, 30)), 'a cup')
 
 @pytest.fixture(scope='module')
 def infer():
-    limits = dict(min_side=28, size=(112, 112))
-    return ReasonSegInferencer('tiny_shapes', device='cpu', cfg_options={
-        'model.conversation': dict(max_turns=2, max_tokens=500, limits=limits),
-        'model.test_cfg.max_new_tokens': 150})
+    config = Config.fromfile(Path(__file__).parents[2] / 'configs/dpad/tiny_shapes.py')
+    config.model.conversation = dict(max_turns=2, max_tokens=500,
+                                     limits=dict(min_side=28, size=(112, 112)))
+    config.model.test_cfg.max_new_tokens = 150
+    return ReasonSegInferencer(config, device='cpu')
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_all_values_of_other_kinds(path):
         (dict(max_turns=0), '.max_turns` should be at least 1'),
         (dict(max_tokens=9), '.max_tokens` should be at least `max_new_tokens` = 112 of one turn'),
         (dict(limits=dict(side=9)), '.limits` should have keys among'),
-        (dict(limits=dict(min_pixels=10**6)), '`: `min_pixels` of a crop should be at most'))),
+        (dict(limits=dict(min_pixels=10**6)), '.limits.min_pixels` of a crop should be at most'))),
     ('model.test_cfg.max_tokens', 9, '`model.test_cfg.max_tokens`: sampling takes no argument'),
     ('model.policy', dict(_delete_=True, pretrained='x'),
      '`model.policy.type` should be the name of a class, but is missing; add it: '

@@ -89,7 +89,6 @@ def test_what_would_need_kept_rollouts_is_refused(config, name):
 
 
 def test_an_interrupted_test_continues_and_its_answers_are_the_same(config):
-    config.default_hooks.answers = dict(type='ResponseCacheHook')
     config.test_dataloader.batch_size = 3
     rewards = dict(config.train_cfg.rewards)
     config.test_evaluator = [config.test_evaluator[0], dict(type='RewardMetric', rewards=rewards)]
@@ -116,7 +115,8 @@ def test_an_interrupted_test_continues_and_its_answers_are_the_same(config):
         row['id']: talk for row, talk in zip(rows, talks, strict=True)}
     answers = Path(runner.log_dir, 'answers.jsonl')
     answers.write_bytes(b''.join(answers.read_bytes().splitlines(keepends=True)[:4]))
-    runner, again, (_, *new) = test('second', **{'default_hooks.answers.resume': True})
+    runner, again, (_, *new) = test('second', **{'default_hooks.response_cache.resume': True})
     assert again == metrics and new == rows[3:]
     with pytest.raises(ValueError, match='`conversation`: .*there, .*here'):
-        test('other', **{'default_hooks.answers.resume': True, 'model.conversation.max_turns': 3})
+        test('other', **{'default_hooks.response_cache.resume': True,
+                         'model.conversation.max_turns': 3})
