@@ -118,8 +118,11 @@ def show(pieces: Iterator[str | Answer], live: bool) -> Answer:
 def format_answer(answer: dict[str, Any], picture: str) -> str:
     """An answer as readable text; ``picture`` is the path of its drawing."""
     from mmdpad.visualization.text_panel import printable
-    rows = dict(question=answer['question'], reasoning=answer['reasoning'],
-                caption=answer['caption'], answer=answer.get('answer'))
+    earlier = answer.get('conversation', {}).get('turns', ())[:-1]
+    rows = dict(question=answer['question'],
+                **{f'turn {n}': ' '.join(text.split()) for n, text in enumerate(earlier, start=1)},
+                reasoning=answer['reasoning'], caption=answer['caption'],
+                answer=answer.get('answer'))
     if answer['failure']:
         rows['no answer'] = answer['failure']
     if answer.get('samples'):

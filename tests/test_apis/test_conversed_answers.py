@@ -2,12 +2,15 @@
 """Inference with a model that looks closer before it answers."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from scripted_rollout import Scripted
 
 from mmdpad.apis import Answer, ReasonSegInferencer
+from mmdpad.apis.demo_page.asking import finish
 from mmdpad.cli.infer import format_answer
 from mmdpad.prompts import format_response
 
@@ -40,7 +43,13 @@ def test_an_answer_has_all_turns(infer, image, tmp_path):
                 ended_by='answer', masks=0)
     assert answer['conversation'] == told
     assert json.loads(Path(tmp_path, 'results.jsonl').read_text())['conversation'] == told
-    assert 'a cup' in format_answer(answer)
+    text = format_answer(answer, 'a.png')
+    assert 'turn 1     <think>small</think><zoom>[0, 0, 56, 56]</zoom>\n' in text
+    assert 'a cup' in text and 'turn 2' not in text
+    model = SimpleNamespace(discriminator=None, note='')
+    facts = finish(model, np.zeros((height, width, 3), np.uint8), answer, 1.0).facts
+    assert facts['Turns'] == '2'
+    assert facts['Parts shown'] == f'[0, 0, {width // 2}, {height // 2}]'
 
 
 def test_a_stream_yields_the_answer_only(infer, image):

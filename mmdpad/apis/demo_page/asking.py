@@ -166,6 +166,9 @@ def finish(model: Model, image: np.ndarray, found: Answer, seconds: float) -> Sh
                       found.get('samples', ()), start=1)])
     facts = {'Seconds': ', '.join(f'{name} {spent:.2f}'
                                   for name, spent in found['seconds'].items())}
+    if talk := found.get('conversation'):
+        shown_parts = ', '.join(map(str, talk['crops'])) or 'none'
+        facts |= {'Turns': str(len(talk['turns'])), 'Parts shown': shown_parts}
     if found['failure']:
         return replace(shown, failed=True, facts=facts, status=printable(
             f'The response cannot be used: {shorten(found["failure"], 200)}'))
