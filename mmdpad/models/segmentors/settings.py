@@ -19,7 +19,7 @@ from mmdpad.utils.number_checks import check_number
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
 """Sampling settings of rollouts; the published values."""
 TEST_CFG = dict(temperature=0.0, max_new_tokens=1024)
-CONVERSATION = dict(max_turns=2, max_tokens=4096, limits=None)
+CONVERSATION: dict[str, Any] = dict(max_turns=2, max_tokens=4096, limits=None)
 """Settings of conversations, see :func:`conversation_settings`."""
 CHOICE = ('num_samples', 'select', 'abstain_below', 'compare_greedy')
 """Keys of `model.test_cfg` that say how to choose among several answers, see
