@@ -30,7 +30,7 @@ from .answering_ahead import Inputs, select_samples
 from .answers import find_answers
 from .box_scores import build_box_scorer
 from .choosing import Choice
-from .mask_decoding import decode_group, decode_masks
+from .mask_decoding import decode_group, decode_masks, find_unsuited
 from .reference import frozen_copy, reference_log_probs
 from .started_rollout import StartedRollout
 from .state_hooks import keep_policy_only
@@ -93,6 +93,8 @@ class ReasoningSegmentor(BaseDetector):
         # Checked on the weights as built: in FSDP2's passes they are copies of another dtype.
         self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
+        for problem in find_unsuited(self.decoder, self.tasks):
+            raise ValueError(problem)
         self.reference: nn.Module | None = None
         settings.check_part('rollout_engine', rollout_engine, 'SharedPrefixRollout')
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
