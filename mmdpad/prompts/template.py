@@ -27,6 +27,8 @@ ANSWER_KEYS = ('answer', 'evidence')
 """Keys of an answer in words: the words, and a list of the boxes that show it."""
 ZOOM_TAGS = '<zoom>', '</zoom>'
 """Around the box of a part of the image that the policy asks for (:mod:`mmdpad.prompts.zoom`)."""
+MASK_TAGS = '<mask>', '</mask>'
+"""Around an answer whose mask the policy asks for."""
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
@@ -163,6 +165,9 @@ _ZOOM = (
     '\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part of '
     'the image, as in {call}, and you are shown that part enlarged. Coordinates always refer to '
     'the image that you were shown last.')
+_MASK = (
+    ' To check an answer before you give it, write it between <mask> and </mask> instead of '
+    '<answer> and </answer>, and you are shown the same image with its mask outlined.')
 _ANSWER = (
     'Answer the question "{question}" about the image. Look for what shows the answer. First '
     'reason between <think> and </think>. Then answer between <answer> and </answer> with JSON: '
@@ -204,10 +209,12 @@ def _template(instructions: str, example: str) -> str:
 
 def _templates(examples: dict[str, str]) -> dict[str, str]:
     one = examples['default']
+    zoom = _template(_FIND + _DESCRIBE, one) + _ZOOM.format(call=examples['zoom'])
     return {
         'default': _template(_FIND + _DESCRIBE, one),
         'without_caption': _template(_FIND, one[:one.index('\n<caption>')]),
-        'zoom': _template(_FIND + _DESCRIBE, one) + _ZOOM.format(call=examples['zoom']),
+        'zoom': zoom,
+        'zoom_and_mask': zoom + _MASK,
         'negative_points': _template(_FIND + _EXCLUDE + _DESCRIBE, examples['negative_points']),
         'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL,
                                      examples['several_objects']),
@@ -219,9 +226,10 @@ def _templates(examples: dict[str, str]) -> dict[str, str]:
 
 TEMPLATES = _templates(EXAMPLES)
 """Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); DPAD's with an
-offer to look closer before the answer (:mod:`mmdpad.prompts.zoom`), or with negative points; one
-that asks for a list of objects; one that asks for all objects of some classes; and one that asks
-for an answer in words and its evidence. :mod:`mmdpad.tasks` read their answers."""
+offer to look closer before the answer (:mod:`mmdpad.prompts.zoom`), and to check its mask; DPAD's
+with negative points; one that asks for a list of objects; one that asks for all objects of some
+classes; and one that asks for an answer in words and its evidence. :mod:`mmdpad.tasks` read their
+answers."""
 
 
 def normalize_question(text: str) -> str:

@@ -127,7 +127,7 @@ def regions_of(row: Mapping[str, Any]) -> Regions:
         mask, row.get('boxes') or (), label_texts(row.get('label_names', ()), row.get('scores')),
         row.get('box_right', ()), [*chain.from_iterable(row.get('points') or ())],
         target, row.get('target_boxes', row.get('evidence', ())), row.get('target_names', ()),
-        negative_points=[*chain.from_iterable(row.get('negative_points', ()))])
+        negative_points=tuple(chain.from_iterable(row.get('negative_points', ()))))
 
 
 def label_texts(names: Sequence[str], scores: Sequence[float] | None) -> list[str]:

@@ -52,7 +52,8 @@ def prepare_mask(model: ReasoningSegmentor, inputs: Inputs, data_samples: Sequen
     found = crop.answer_to_model_frame(answer, model.policy.coordinates, shape, model_shape)
 
     def draw() -> Tensor:
-        masks = model.decode_masks(found.objects, image, model_shape).masks
+        window = crop.box if model.decode_in_crop else None
+        masks = model.decode_masks(found.objects, image, model_shape, window=window).masks
         x1, y1, x2, y2 = crop.box
         return outline(crop.cut(image), union_of(masks)[y1:y2, x1:x2])
 

@@ -23,7 +23,7 @@ from mmdpad.models.rollouts.sampling import Responses, evaluating
 from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
-from mmdpad.structures import RolloutBatch
+from mmdpad.structures import ConversationRecord, RolloutBatch
 from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
 from . import answering_ahead, conversing, prediction, settings
@@ -112,6 +112,7 @@ class ReasoningSegmentor(BaseDetector):
         self.box_scorer = build_box_scorer(box_scorer, self.tasks, self.policy)
         self.conversations = conversing.build_conversations(
             self, dict(conversation=conversation, train_cfg=train_cfg, test_cfg=test_cfg))
+        self.decode_in_crop = bool((conversation or {}).get('decode_in_crop'))
         keep_policy_only(self)
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
@@ -204,7 +205,8 @@ class ReasoningSegmentor(BaseDetector):
         talks: list[Conversation] | None = None
         if self.conversations is not None:
             with naming_samples(data_samples):
-                responses, talks = conversing.converse(self, prompts, inputs, **sampling)
+                responses, talks = conversing.converse(self, prompts, inputs, data_samples,
+                                                       **sampling)
         if responses is None:
             with naming_samples(data_samples):
                 future = self.rollout_engine.submit(self.policy, prompts, **sampling)
@@ -387,6 +389,10 @@ class ReasoningSegmentor(BaseDetector):
     def decode_masks(self, *args: Any, **kwargs: Any) -> InstanceData:
         """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
         return decode_masks(self.decoder, *args, **kwargs)
+
+    def windows_of(self, records: Sequence[ConversationRecord | None] | None) -> Any:
+        """The ``windows`` of the answers of conversations, see :func:`.conversing.windows_of`."""
+        return conversing.windows_of(self, records)
 
     def decode_group(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
         """Decode the masks of answers about one image, see :func:`.mask_decoding.decode_group`."""

@@ -174,6 +174,7 @@ class Plain(torch.nn.Module):
 def test_a_decoder_without_them_is_refused_before_work_starts(tiny_config):
     MODELS.register_module(module=Plain, name='PlainDecoder')
     try:
+        del tiny_config.model.policy['prompt_template']
         tiny_config.model.tasks = dict(
             find=dict(type='SegmentationTask', negative_points=True), other=dict(
                 type='SegmentationTask'))
