@@ -10,7 +10,7 @@ from mmdpad.prompts import parse_response
 from mmdpad.prompts.parser import MAX_NEGATIVES
 from mmdpad.prompts.template import EXAMPLES
 from mmdpad.structures import AnsweredObject, ParseFailure
-from mmdpad.tasks import SegmentationTask
+from mmdpad.tasks import SegmentationTask, describe_tasks
 
 OBJECT = AnsweredObject((1., 2., 30., 40.), ((4., 4.), (5., 6.)),
                         negative_points=((40., 6.), (0., 9.)))
@@ -48,7 +48,16 @@ def test_without_them_everything_is_as_if_there_were_no_such_key():
     text = TASK.compose('so', [OBJECT], 'a cup')
     assert SegmentationTask().parse(text) == SegmentationTask().parse(
         TASK.compose('so', [PLAIN], 'a cup'))
-    assert 'negative_points' not in vars(SegmentationTask()), 'result files would name it'
+
+
+def test_result_files_name_them_only_where_they_are_used():
+    other, plain = SegmentationTask(several_objects=True), SegmentationTask()
+    assert describe_tasks(dict(a=TASK)) == dict(
+        several_objects=False, reference_compatible=False, prompt_template='negative_points',
+        negative_points=True)
+    assert 'negative_points' not in describe_tasks(dict(a=plain))
+    named = describe_tasks(dict(a=TASK, b=other))['tasks']
+    assert named['a']['negative_points'] and 'negative_points' not in named['b']
 
 
 def test_the_template_has_an_example_that_is_read():
