@@ -166,10 +166,11 @@ def _instances(place: _Place, masks: Tensor, scores: Tensor, *fallback: Tensor,
 
 def _place(objects: Sequence[AnsweredObject], shape: Shape, model_shape: Shape) -> _Place:
     """Boxes and points of objects, converted to the original frame."""
-    boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
-    points = torch.tensor([item.points for item in objects]).reshape(
+    # torch.Tensor makes floats of whole numbers, too
+    boxes = torch.Tensor([item.box for item in objects]).reshape(-1, 4)
+    points = torch.Tensor([item.points for item in objects]).reshape(
         len(objects), len(objects[0].points or ()) if objects else 1, 2)
-    negatives = [torch.tensor(item.negative_points).reshape(-1, 2) for item in objects]
+    negatives = [torch.Tensor(item.negative_points).reshape(-1, 2) for item in objects]
     return _Place(scale_boxes(boxes, model_shape, shape), scale_points(points, model_shape, shape),
                   [scale_points(own, model_shape, shape) for own in negatives])
 
@@ -182,6 +183,7 @@ def _extend(window: Window, boxes: Tensor, shape: Shape) -> Window:
         raise ValueError(f'`window` should be (x1, y1, x2, y2) in whole pixels, with x1 < x2 and '
                          f'y1 < y2, that overlaps the image of {width} x {height} pixels, but got '
                          f'{window}; correct it')
-    first, last = boxes[:, :2].floor(), (boxes[:, 2:] + 0.5).floor()  # the last pixels belong to it
-    x1, y1, x2, y2 = union_box([window, *torch.cat([first, last + 1], 1).tolist()]) or window
+    # From the first pixel, the nearest one, to the outer edge of the last.
+    held = (boxes + 0.5).floor() + boxes.new_tensor([0, 0, 1, 1])
+    x1, y1, x2, y2 = union_box([window, *held.tolist()]) or window
     return int(max(x1, 0)), int(max(y1, 0)), int(min(x2, width)), int(min(y2, height))

@@ -16,7 +16,7 @@ from mmdpad.structures import AnsweredObject
 
 SETTINGS = dict(max_turns=3, max_tokens=1000, limits=dict(min_side=28, size=(112, 112)))
 ZOOM = '<think>small</think><zoom>[0, 0, 56, 56]</zoom>'
-ENTRY = dict(bbox=[28, 56, 84, 112], points_1=[56, 84], points_2=[60, 100])
+ENTRY = dict(bbox=[28, 42, 84, 98], points_1=[56, 84], points_2=[60, 90])
 TEXT = json.dumps(dict(ENTRY, negative_points=[[30, 58]]))
 MASK = f'<think>let me see</think><mask>{TEXT}</mask>'
 ANSWER = f'<think>so it is</think><answer>{TEXT}</answer><caption>a cup</caption>'
@@ -103,7 +103,7 @@ def test_training_with_masks_gives_the_decoder_no_gradient(build, batch, monkeyp
     """The policy's own engine, whose responses are taken for calls."""
     monkeypatch.setattr(conversations, 'read_turn', lambda text: ShowMask(TEXT))
     model = build(max_turns=2)
-    monkeypatch.setattr(model.policy, 'end_tokens', [*model.policy.end_tokens, *range(0, 300, 5)])
+    monkeypatch.setattr(model.policy, 'end_tokens', [*model.policy.end_tokens, *range(0, 300, 2)])
     data = model.data_preprocessor(batch, False)
     rollout = model.rollout(**data, group_size=2, max_new_tokens=12, temperature=1.0)
     masks = [record.masks for record in rollout.conversations]

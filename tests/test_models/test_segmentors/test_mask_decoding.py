@@ -58,13 +58,14 @@ def test_a_decoder_sees_a_window_and_the_rest_returns_in_the_original_frame():
     ((0, 0, 20, 15), (0, 0, 21, 16)),
     ((40, 30, 64, 40), (12, 6, 64, 40)),
     ((14, 8, 15, 9), (12, 6, 21, 16))])
-def test_a_window_is_cut_off_at_the_image_and_holds_the_boxes(window, seen):
-    decoder = Recorder()
-    decode_masks(decoder, [answered((12, 6, 20, 15))], IMAGE, MODEL_SHAPE, window=window)
+@pytest.mark.parametrize('rounding', [-1e-5, 1e-5])
+def test_a_window_is_cut_off_at_the_image_and_holds_the_boxes(window, seen, rounding):
+    decoder, box = Recorder(), [side + rounding for side in (12, 6, 20, 15)]
+    decode_masks(decoder, [answered(box)], IMAGE, MODEL_SHAPE, window=window)
     (image, boxes, _), = decoder.calls
     left, top, right, bottom = seen
     assert np.array_equal(image, IMAGE[:, top:bottom, left:right].permute(1, 2, 0))
-    assert boxes == [[12 - left, 6 - top, 20 - left, 15 - top]]
+    assert boxes == [pytest.approx([12 - left, 6 - top, 20 - left, 15 - top], abs=1e-4)]
 
 
 def test_boxes_beyond_the_image_extend_a_window_to_its_border():

@@ -33,7 +33,8 @@ def test_masks_are_outlined():
 
 def prepare(text, crop=WHOLE, task=None, decoder=True, coordinates='pixels'):
     decoder = BoxDecoder() if decoder else None
-    model = SimpleNamespace(decoder=decoder, policy=SimpleNamespace(coordinates=coordinates),
+    model = SimpleNamespace(decoder=decoder, decode_in_crop=False,
+                            policy=SimpleNamespace(coordinates=coordinates),
                             task_of=lambda sample: task or SegmentationTask(),
                             decode_masks=partial(decode_masks, decoder))
     inputs = dict(image=[None, GRAY], model_image=[None, torch.zeros(3, 112, 112)])

@@ -179,7 +179,7 @@ def test_a_decoder_without_them_is_refused_before_work_starts(tiny_config):
             find=dict(type='SegmentationTask', negative_points=True), other=dict(
                 type='SegmentationTask'))
         assert check_config(tiny_config).problems == []
-        tiny_config.model.decoder = dict(_delete_=True, type='PlainDecoder')
+        tiny_config.model.decoder = dict(type='PlainDecoder')
         told = "`model.decoder` of the task 'find' with `negative_points=True` should be"
         problems = check_config(tiny_config).problems
         assert len(problems) == 1 and problems[0].startswith(told)
