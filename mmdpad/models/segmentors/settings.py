@@ -132,7 +132,10 @@ def conversation_settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
                          f'{given["decode_in_crop"]!r}; set one of them')
     limits = given['limits'] or {}
     check_keys('conversation.limits', limits, inspect.signature(CropLimits).parameters)
-    given['limits'] = CropLimits(**limits)
+    try:
+        given['limits'] = CropLimits(**limits)
+    except ValueError as error:  # which begins with the name of the argument
+        raise ValueError(str(error).replace('`', '`conversation.limits.', 1)) from None
     if (longest := max_response_tokens(model)) > given['max_tokens']:
         raise ValueError(f'`conversation.max_tokens` should be at least `max_new_tokens` = '
                          f'{longest} of one turn (`train_cfg`, `test_cfg`), but got '

@@ -8,8 +8,8 @@ import torch
 from mmdpad.datasets.transforms import ModelImageResize, TargetsFromMask
 
 
-def targets(mask: np.ndarray, model_shape: tuple[int, int]) -> tuple[list, list]:
-    results = TargetsFromMask()(
+def targets(mask: np.ndarray, model_shape: tuple[int, int], **options) -> tuple[list, list]:
+    results = TargetsFromMask(**options)(
         dict(gt_masks=mask[None], ori_shape=mask.shape, model_shape=model_shape))
     return results['model_boxes'][0].tolist(), results['model_points'][0].tolist()
 
@@ -82,3 +82,13 @@ def test_an_object_too_thin_for_the_model_image_keeps_its_targets():
     box, points = targets(mask, (10, 10))
     assert box == [5, 1, 5, 9]
     assert all(x == 5 for x, _ in points)
+
+
+def test_targets_may_be_exact():
+    # Pixels of the model image are 10 wide and high; the mask has columns 107 to 114.
+    mask = np.zeros((200, 200), bool)
+    mask[42:50, 107:115] = True
+    box, points = targets(mask, (20, 20), whole_pixels=False)
+    assert box == pytest.approx([10.7, 4.2, 11.4, 4.9])
+    assert np.allclose(points, np.array(targets(mask, (200, 200))[1]) / 10)
+    assert targets(mask, (20, 20))[0] == [11, 4, 11, 5]
