@@ -7,6 +7,7 @@ import torch
 from mmengine.runner import Runner
 from scripted_rollout import Scripted
 
+from mmdpad.engine.hooks.response_cache_hook import describe_maker
 from mmdpad.models.rollouts import conversations
 from mmdpad.models.segmentors.mask_turns import outline
 from mmdpad.prompts.zoom import ShowMask
@@ -132,6 +133,16 @@ def test_the_reward_decodes_what_a_prediction_does(build, batch):
     seen.clear()
     reward(rollout)
     assert seen == [image.shape[-2:] for image in rollout.images]
+
+
+def test_stored_conversations_belong_to_the_decoder_whose_masks_were_shown(build):
+    model, in_crop = build(), build(decode_in_crop=True)
+    makers = [describe_maker(one, fp16=False) for one in (model, in_crop)]
+    with torch.no_grad():
+        next(model.decoder.parameters()).add_(1)
+    makers.append(describe_maker(model, fp16=False))
+    assert makers[0]['decoder'] == ['SAMDecoder', 'vit_shapes']
+    assert len({json.dumps(maker, sort_keys=True) for maker in makers}) == 3
 
 
 def test_settings_that_are_refused(build, tiny_config):
