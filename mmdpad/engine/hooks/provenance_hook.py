@@ -133,8 +133,9 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
                 **describe_tasks(model.tasks), coordinates=model.policy.coordinates,
                 test_cfg=dict(model.test_cfg),
                 **(dict(choice=model.choice.describe()) if model.choice else {}),
-                **(dict(conversation=model.conversations.describe()) if model.conversations
-                   else {})
+                **(dict(conversation=dict(model.conversations.describe(),
+                                          decode_in_crop=model.decode_in_crop))
+                   if model.conversations else {})
                 ) | getattr(model, 'protocol', {})
 
 

@@ -202,8 +202,12 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
         fp16=fp16, **({} if model.conversations is None else
                       dict(conversation=model.conversations.describe())))
     if isinstance(model, ConceptAgent):
-        maker |= dict(model.protocol, decoder=model.decoder_config,
-                      decoder_weights=known.get('decoder') or digest_weights(model.decoder))
+        maker |= dict(model.protocol, decoder=model.decoder_config)
+    elif model.conversations is not None and model.decoder is not None:  # which may draw masks
+        maker |= dict(decoder=[type(model.decoder).__name__, getattr(model.decoder, 'variant', '')],
+                      decode_in_crop=model.decode_in_crop)
+    if 'decoder' in maker:
+        maker['decoder_weights'] = known.get('decoder') or digest_weights(model.decoder)
     return jsonable(maker)
 
 

@@ -136,8 +136,8 @@ def test_batches_are_not_answered_ahead(build):
 
 
 @pytest.mark.parametrize('changes, named', [
-    (dict(conversation=dict(turns=3)), r"keys among \['limits', 'max_tokens', 'max_turns'\], but "
-                                       r"got \['turns'\]"),
+    (dict(conversation=dict(turns=3)), r"keys among \['decode_in_crop', 'limits', .*, but got "
+                                       r"\['turns'\]"),
     (dict(conversation=dict(limits=dict(side=3))), '`conversation.limits` should have keys'),
     (dict(conversation=dict(max_turns=0)), r'`conversation.max_turns` should be at least 1'),
     (dict(conversation=3), r'`conversation` should be a dict, but got 3'),
