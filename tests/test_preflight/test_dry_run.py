@@ -222,8 +222,8 @@ BROKEN = {
 
 
 def test_servers_for_shorter_responses(problems_with, monkeypatch):
-    monkeypatch.setattr(VLLMServerRollout, 'check_servers',
-                        lambda self, model: setattr(self, 'max_model_len', 500))
+    monkeypatch.setattr(VLLMServerRollout, 'check_servers', lambda self, model: vars(self).update(
+        max_model_len=500, max_images=1))
     engine = dict(_delete_=True, type='VLLMServerRollout', urls=['http://a:1'])
     assert problems_with(model__rollout_engine=engine) == []
     (problem, ) = problems_with(model__rollout_engine=engine, model__test_cfg__max_new_tokens=500)

@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmdpad.models.rollouts.conversations import ConversationSampler
 from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.models.selectors.building import as_config
 from mmdpad.registry import MODELS
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
+from mmdpad.utils.argument_types import read_defaults
 from mmdpad.utils.number_checks import check_number
 
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
@@ -121,6 +123,19 @@ def max_response_tokens(model: Mapping[str, Any]) -> int:
     """
     return max(training_sampling(model.get('train_cfg') or {})['max_new_tokens'],
                evaluation_sampling(model.get('test_cfg') or {})['max_new_tokens'])
+
+
+def conversation_limits(model: Mapping[str, Any]) -> tuple[int, int]:
+    """The maximum number of turns, and of tokens after a prompt, by the config of a model: 1, and
+    those of a response, without ``conversation``.
+
+    Raises:
+        ValueError: See :func:`max_response_tokens`.
+    """
+    if model.get('conversation') is None:
+        return 1, max_response_tokens(model)
+    limits = read_defaults(ConversationSampler) | dict(model['conversation'])
+    return limits['max_turns'], limits['max_tokens']
 
 
 def build_loss(config: Mapping[str, Any]) -> PolicyLoss:

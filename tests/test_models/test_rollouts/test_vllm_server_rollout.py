@@ -308,7 +308,7 @@ def config_of(server):
 
 @pytest.mark.parametrize('fault', WRONG)
 def test_a_server_of_no_use_is_refused_before_the_start(servers, fault):
-    assert check_server(Server(servers[0].url), 'float32') == 512
+    assert check_server(Server(servers[0].url), 'float32') == (512, 3)
     change, told = WRONG[fault]
     change(servers[0])
     with pytest.raises(ServerError, match=told) as found:
