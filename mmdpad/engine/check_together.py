@@ -113,6 +113,10 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
             yield from (f'`{one.path}`: {_name(one)} decodes masks with `model.decoder`, '
                         f'which is None; configure one' for one in list_rewards(config)
                         if one.needs('decoder'))
+        if of_ours and answers and config['model'].get('conversation') is None:
+            yield from (f'`{one.path}`: {_name(one)} scores conversations, but '
+                        f'`model.conversation` is None; set it, or leave the term out'
+                        for one in list_rewards(config) if one.needs('conversation'))
         if issubclass(kinds.get('model.policy', object), VLMReasoningHead):
             yield from find_unreached_norms(config)
         yield from _check_metrics(config, nodes)

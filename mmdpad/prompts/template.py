@@ -23,6 +23,8 @@ DETECTION_KEYS = ('bbox_2d', 'label', 'description')
 """Keys of each entry in an answer that detects objects by class."""
 ANSWER_KEYS = ('answer', 'evidence')
 """Keys of an answer in words: the words, and a list of the boxes that show it."""
+ZOOM_TAGS = '<zoom>', '</zoom>'
+"""Around the box of a part of the image that the policy asks for (:mod:`mmdpad.prompts.zoom`)."""
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
@@ -90,6 +92,19 @@ def format_question_answer(think: str, answer: str, evidence: Sequence[Sequence[
     return _response(think, dict(zip(ANSWER_KEYS, (answer, boxes), strict=True)), caption)
 
 
+def format_zoom(box: Sequence[float], coordinates: str = 'pixels') -> str:
+    """Write a call that asks for a part of the image, which follows the reasoning of a turn.
+
+    Args:
+        box: (x1, y1, x2, y2) in the policy's coordinates, of the image that was shown last.
+        coordinates: As in :func:`format_response`.
+
+    >>> format_zoom((10, 100, 200, 210))
+    '<zoom>[10, 100, 200, 210]</zoom>'
+    """
+    return json.dumps(_rounded(box, coordinates)).join(ZOOM_TAGS)
+
+
 def _entry(keys: tuple[str, ...], box: Sequence[float],
            points: Sequence[Sequence[float]], coordinates: str) -> dict[str, list[float]]:
     values = (box, *points)[:len(keys)]
@@ -135,6 +150,10 @@ _DETECT = (
     '</answer> with a JSON list {coordinates}: for each instance its bounding box (x1, y1, x2, '
     'y2), its class as written above, and a description that cannot be taken for any other '
     'instance in the image; an empty list [] if there is none.')
+_ZOOM = (
+    '\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part of '
+    'the image, as in {call}, and you are shown that part enlarged. Coordinates always refer to '
+    'the image that you were shown last.')
 _ANSWER = (
     'Answer the question "{question}" about the image. Look for what shows the answer. First '
     'reason between <think> and </think>. Then answer between <answer> and </answer> with JSON: '
@@ -155,6 +174,7 @@ def _examples(coordinates: str) -> dict[str, str]:
         several_objects=format_objects_response(
             think, [(box, (a, b)), (other, (point, ))], 'a description of the objects',
             coordinates),
+        zoom=format_zoom(box, coordinates),
         detection=format_detections(think, [(box, *instance), (other, *instance)], coordinates),
         question_answering=format_question_answer(
             think, 'your answer', [box, other], 'a description of what the boxes hold',
@@ -162,7 +182,8 @@ def _examples(coordinates: str) -> dict[str, str]:
 
 
 EXAMPLES = _examples('pixels')
-"""Example responses that templates show, in pixels, by the name of the template."""
+"""Example responses that templates show, in pixels, by the name of the template; of 'zoom', the
+call."""
 
 
 def _template(instructions: str, example: str) -> str:
@@ -175,6 +196,7 @@ def _templates(examples: dict[str, str]) -> dict[str, str]:
     return {
         'default': _template(_FIND + _DESCRIBE, one),
         'without_caption': _template(_FIND, one[:one.index('\n<caption>')]),
+        'zoom': _template(_FIND + _DESCRIBE, one) + _ZOOM.format(call=examples['zoom']),
         'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL,
                                      examples['several_objects']),
         'detection': _template(_DETECT, examples['detection']),
@@ -184,9 +206,10 @@ def _templates(examples: dict[str, str]) -> dict[str, str]:
 
 
 TEMPLATES = _templates(EXAMPLES)
-"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); one that asks for
-a list of objects; one that asks for all objects of some classes; and one that asks for an answer in
-words and its evidence. :mod:`mmdpad.tasks` read their answers."""
+"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); DPAD's with an
+offer to look closer before the answer (:mod:`mmdpad.prompts.zoom`); one that asks for a list of
+objects; one that asks for all objects of some classes; and one that asks for an answer in words and
+its evidence. :mod:`mmdpad.tasks` read their answers."""
 
 
 def normalize_question(text: str) -> str:

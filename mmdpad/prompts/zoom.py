@@ -13,15 +13,9 @@ from typing import NamedTuple
 from mmdpad.structures.reasoning_output import Box
 
 from .parser import after_reasoning, load_json, read_numbers
-from .template import TEMPLATES
+from .template import TEMPLATES, ZOOM_TAGS
 
-_OPENING, _CLOSING = '<zoom>', '</zoom>'
-
-ZOOM_TEMPLATE = TEMPLATES['default'] + (
-    f'\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part '
-    f'of the image, as in {_OPENING}[10, 100, 200, 210]{_CLOSING}, and you are shown that part '
-    f'enlarged. Coordinates always refer to the image that you were shown last.')
-"""Prompt template that asks for an answer about one object, or for a call before it."""
+_OPENING, _CLOSING = ZOOM_TAGS
 
 BAD_CALLS = {
     'several_calls': 'a turn should have one call',
@@ -76,6 +70,11 @@ def read_turn(text: str) -> Zoom | BadCall | None:
     if box[2] <= box[0] or box[3] <= box[1]:
         return BadCall('empty_box')
     return Zoom(box)
+
+
+def offers_calls(template: str) -> bool:
+    """Whether a prompt template, or the one of this name, mentions a call."""
+    return _OPENING in TEMPLATES.get(template, template)
 
 
 def reply_text(found: tuple[int, int] | BadCall, looks_left: int) -> str:

@@ -1,12 +1,12 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.prompts import build_messages
+from mmdpad.prompts import build_messages, format_zoom
 from mmdpad.prompts.zoom import (
     BAD_CALLS,
-    ZOOM_TEMPLATE,
     BadCall,
     Zoom,
+    offers_calls,
     read_turn,
     reply_text,
 )
@@ -41,11 +41,21 @@ def test_turns(text, found):
     assert read_turn(text) == found
 
 
-def test_the_form_in_the_prompt_is_read():
-    text = build_messages('the dog', ZOOM_TEMPLATE, 'relative_1000')[0]['content'][1]['text']
-    assert text.startswith('Find "the dog" in the image') and 'from 0 to 1000' in text
+@pytest.mark.parametrize('coordinates, unit, box', [
+    ('pixels', 'in pixels', (10.0, 100.0, 200.0, 210.0)),
+    ('relative_1000', 'from 0 to 1000', (10.0, 100.0, 200.0, 210.0)),
+    ('relative_1', 'to [0,1]', (0.01, 0.1, 0.2, 0.21))])
+def test_the_form_in_the_prompt_is_read(coordinates, unit, box):
+    text = build_messages('the dog', 'zoom', coordinates)[0]['content'][1]['text']
+    assert text.startswith('Find "the dog" in the image') and unit in text
     call = text[text.index('<zoom>'):text.index('</zoom>') + len('</zoom>')]
-    assert read_turn(f'<think>t</think>{call}') == Zoom((10.0, 100.0, 200.0, 210.0))
+    assert read_turn(f'<think>t</think>{call}') == Zoom(box)
+    assert call == format_zoom(box, coordinates)
+
+
+def test_which_templates_offer_calls():
+    assert offers_calls('zoom') and offers_calls('{question} <zoom>[x]</zoom>')
+    assert not offers_calls('default') and not offers_calls('zoom into {question}')
 
 
 def test_replies():

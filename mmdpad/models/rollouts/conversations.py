@@ -20,6 +20,7 @@ from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.replies import ReplyEncoder
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.prompts.zoom import BadCall, read_turn, reply_text
+from mmdpad.structures import ConversationRecord
 from mmdpad.utils.number_checks import check_number
 
 from .engine import RolloutEngine
@@ -35,19 +36,18 @@ class Conversation:
 
     Attributes:
         prompt: The prompt of the next turn: all tokens and images so far.
-        crop: What the image shows that was shown last.
+        crops: What the images show that were shown, in order: all of the original image, then parts
+            of it.
         texts: What the policy wrote, turn by turn, as :meth:`.VLMReasoningHead.decode` returns it.
         replies: The replies with images.
         bad_calls: Reasons of calls that could not be used (:data:`mmdpad.prompts.zoom.BAD_CALLS`).
-        ended_by: 'answer' if the last turn has no call; 'length' if a turn reached the length
-            limit; 'turns' or 'tokens' if the last turn has a call, but no turn or too few tokens
-            were left. Empty if it goes on.
+        ended_by: One of :data:`mmdpad.structures.conversation.ENDINGS`; empty if it goes on.
         ids, chosen, logp: The tokens after the first prompt in parts (R,): token ids, whether the
             policy chose them, and the engine's log-probabilities, 0 if it does not record them.
     """
 
     prompt: EncodedPrompt
-    crop: Crop
+    crops: list[Crop]
     texts: list[str] = field(default_factory=list)
     replies: list[EncodedPrompt] = field(default_factory=list)
     bad_calls: list[str] = field(default_factory=list)
@@ -59,6 +59,12 @@ class Conversation:
     def __len__(self) -> int:
         """The number of tokens after the first prompt."""
         return sum(map(len, self.ids))
+
+    @property
+    def record(self) -> ConversationRecord:
+        """What happened, once it has ended."""
+        return ConversationRecord(tuple(self.texts), tuple(self.crops[1:]), tuple(self.bad_calls),
+                                  self.ended_by)
 
     def add(self, ids: Tensor, chosen: bool, logp: Tensor | None = None) -> None:
         """Add tokens (R,) that the policy chose, or those of a reply."""
@@ -136,7 +142,7 @@ class ConversationSampler:
                              f'= {max_new_tokens} of one turn, but got {self.max_tokens}; raise it')
         numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
         seeds = (seed, ) if isinstance(seed, int) else tuple(seed)
-        talks = [Conversation(prompt, Crop.whole((image.shape[-2], image.shape[-1]), shape))
+        talks = [Conversation(prompt, [Crop.whole(_shape(image), shape)])
                  for prompt, image, shape in zip(prompts, images, model_shapes, strict=True)
                  for _ in range(group_size)]
         with self.engine.taking_weights(self.head):  # once: others may have fewer turns
@@ -146,7 +152,7 @@ class ConversationSampler:
             for turn in range(1, self.max_turns + 1):
                 self._take_turns([talks[n] for n in active], found)
                 self._reply([talks[n] for n in active], [images[n // group_size] for n in active],
-                            self.max_turns - turn, max_new_tokens)
+                            found.truncated.tolist(), self.max_turns - turn, max_new_tokens)
                 active = [n for n in active if not talks[n].ended_by]
                 if not active:
                     break
@@ -170,25 +176,17 @@ class ConversationSampler:
             talk.add(found.ids[row][own], True, None if found.logp is None else
                      found.logp[row][own])
             talk.texts.append(text)
-            if found.truncated[row]:
-                talk.ended_by = 'length'
 
-    def _reply(self, talks: Sequence[Conversation], images: Sequence[Tensor], turns_left: int,
-               max_new_tokens: int) -> None:
+    def _reply(self, talks: Sequence[Conversation], images: Sequence[Tensor],
+               truncated: Sequence[bool], turns_left: int, max_new_tokens: int) -> None:
         """Reply to the last turns of conversations, or end them."""
         replies = []
-        for talk, image in zip(talks, images, strict=True):
-            call = None if talk.ended_by else read_turn(talk.texts[-1])
-            if call is None:
-                talk.ended_by = talk.ended_by or 'answer'
-                continue
-            found = call if isinstance(call, BadCall) else talk.crop.zoom(
-                call.box, self.head.coordinates, (image.shape[-2], image.shape[-1]), self.limits,
-                self.encode_reply.factor) or BadCall('outside')
+        for talk, image, cut_off in zip(talks, images, truncated, strict=True):
+            found = self.look(talk.texts[-1], talk.crops[-1], _shape(image))
             if isinstance(found, BadCall):
                 talk.bad_calls.append(found.reason)
-            if not turns_left:
-                talk.ended_by = 'turns'
+            talk.ended_by = _ending(found, cut_off, not turns_left)
+            if found is None or talk.ended_by:
                 continue
             reply = (self.encode_reply(reply_text(found, turns_left - 1))
                      if isinstance(found, BadCall) else
@@ -198,7 +196,7 @@ class ConversationSampler:
                 continue
             replies.append((talk, reply))
             if isinstance(found, Crop):
-                talk.crop = found
+                talk.crops.append(found)
         # Once, and not again with the prompt of each turn. An engine with a copy of the weights
         # encodes them by that, and the weights here may be sharded.
         if self.head.vision_is_fixed and not self.engine.copies_weights:
@@ -206,6 +204,49 @@ class ConversationSampler:
                 self.head.encode_images([reply for _, reply in replies if len(reply.grid)])
         for talk, reply in replies:
             talk.take(reply, self.head.device)
+
+    def look(self, text: str, crop: Crop, original_shape: tuple[int, int]
+             ) -> Crop | BadCall | None:
+        """What a turn asks for.
+
+        Args:
+            text: What the policy wrote.
+            crop: What the image shows that it was shown last.
+            original_shape: (height, width) of the original image.
+
+        Returns:
+            The crop to show; or why there is none; None if the turn has no call.
+        """
+        call = read_turn(text)
+        if call is None or isinstance(call, BadCall):
+            return call
+        return crop.zoom(call.box, self.head.coordinates, original_shape, self.limits,
+                         self.encode_reply.factor) or BadCall('outside')
+
+    def replay(self, texts: Sequence[str], truncated: bool, original_shape: tuple[int, int],
+               model_shape: tuple[int, int]) -> ConversationRecord:
+        """Find out from its texts what happened in a conversation of a sampler with these
+        settings.
+
+        Args:
+            texts: What the policy wrote, turn by turn.
+            truncated: Whether a limit on tokens ended it.
+            original_shape, model_shape: (height, width) of the original and the model image.
+        """
+        crops, bad_calls, found = [Crop.whole(original_shape, model_shape)], [], None
+        for number, text in enumerate(texts, start=1):
+            found = self.look(text, crops[-1], original_shape)
+            if isinstance(found, BadCall):
+                bad_calls.append(found.reason)
+            elif found is not None and number < len(texts):
+                crops.append(found)
+        return ConversationRecord(tuple(texts), tuple(crops[1:]), tuple(bad_calls),
+                                  _ending(found, truncated, True))
+
+    def most_tokens(self, max_new_tokens: int) -> int:
+        """The most tokens that the policy can choose in a conversation whose turns have at most
+        ``max_new_tokens`` each."""
+        return min(self.max_turns * max_new_tokens, self.max_tokens)
 
     def _responses(self, talks: Sequence[Conversation], records: bool) -> Responses:
         """The tokens of finished conversations."""
@@ -215,3 +256,21 @@ class ConversationSampler:
         truncated = [talk.ended_by in ('length', 'tokens') for talk in talks]
         return Responses(ids, mask, torch.tensor(truncated, device=ids.device),
                          logp if records else None)
+
+
+def _ending(found: Crop | BadCall | None, cut_off: bool, is_last: bool) -> str:
+    """How a turn ends a conversation, one of ``ENDINGS``; empty if it does not.
+
+    Args:
+        found: What the turn asks for.
+        cut_off: Whether a limit on tokens ended it.
+        is_last: Whether no turn is left.
+    """
+    if found is None:
+        return 'length' if cut_off else 'answer'
+    return 'tokens' if cut_off else 'turns' if is_last else ''
+
+
+def _shape(image: Tensor) -> tuple[int, int]:
+    """(height, width)."""
+    return image.shape[-2], image.shape[-1]

@@ -71,7 +71,7 @@ class ConceptAgent(ReasoningSegmentor):
 
     def __init__(self, policy: dict, decoder: dict, max_rounds: int = 3, max_instances: int = 8,
                  **kwargs: Any) -> None:
-        check_limits(max_rounds, max_instances, kwargs.get('test_cfg'))
+        check_limits(max_rounds, max_instances, kwargs.get('test_cfg'), kwargs.get('conversation'))
         super().__init__(policy, decoder, **kwargs)
         if not isinstance(self.decoder, ConceptDecoder):
             raise ValueError(describe_unsuitable(type(self.decoder)))
@@ -219,12 +219,15 @@ class Conversation:
 
 
 def check_limits(max_rounds: int = 3, max_instances: int = 8,
-                 test_cfg: Mapping[str, Any] | None = None) -> None:
+                 test_cfg: Mapping[str, Any] | None = None,
+                 conversation: Mapping[str, Any] | None = None) -> None:
     """Raise ValueError unless these are limits of a :class:`ConceptAgent`, which answers in several
-    steps, so that ``test_cfg`` should not ask for several answers."""
-    if (count := (test_cfg or {}).get('num_samples')) is not None:
-        raise ValueError(f'`test_cfg.num_samples` should be None for ConceptAgent, which answers '
-                         f'in several steps, but got {count!r}; leave it out')
+    steps, so that ``test_cfg`` should not ask for several answers, nor for conversations."""
+    for name, value in {'test_cfg.num_samples': (test_cfg or {}).get('num_samples'),
+                        'conversation': conversation}.items():
+        if value is not None:
+            raise ValueError(f'`{name}` should be None for ConceptAgent, which answers in several '
+                             f'steps, but got {value!r}; leave it out')
     for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
         check_number(name, limit, 'at least 1', lambda n: n >= 1, whole=True)
 

@@ -10,6 +10,7 @@ from mmdet.structures import DetDataSample
 
 from mmdpad.structures import ParseFailure
 
+from . import conversing
 from .answering_ahead import Inputs
 from .box_instances import box_instances
 from .box_scores import score_answers
@@ -24,7 +25,8 @@ def predict(model: ReasoningSegmentor, inputs: Inputs,
     """See :meth:`.ReasoningSegmentor.predict`."""
     started = time.perf_counter()
     model._name_tasks(data_samples)
-    answers = (model._answers(inputs, data_samples) if model.choice is None
+    answers = (conversing.find_answers(model, inputs, data_samples) if model.conversations
+               else model._answers(inputs, data_samples) if model.choice is None
                else choose_answers(model, inputs, data_samples))
     scored = score_answers(model, inputs, data_samples, answers)
     seconds = (time.perf_counter() - started) / max(len(answers), 1)

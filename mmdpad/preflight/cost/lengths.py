@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mmdpad.geometry.crops import CropLimits
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Workload
 from mmdpad.models.heads.families import FAMILIES
 from mmdpad.models.heads.prompt_encoder import PromptEncoder
-from mmdpad.models.segmentors.settings import conversation_limits
+from mmdpad.models.segmentors.settings import conversation_limits, conversation_settings
 from mmdpad.models.sources import find_folder
 from mmdpad.prompts import build_messages
 from mmdpad.prompts.zoom import reply_text
@@ -55,8 +54,8 @@ def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
     Returns:
         The workload, and a note on what is assumed.
     """
-    most, tokens = conversation_limits(model)
-    limits = CropLimits(**(model['conversation'].get('limits') or {}))
+    given = conversation_settings(model['conversation'])
+    tokens, limits = given['max_tokens'], given['limits']
     side = math.isqrt(limits.max_pixels)
     width, height = limits.size or (side, side)
     image, told = shape.image(height, width), reply_text((height, width), 1)
@@ -65,7 +64,7 @@ def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
         encoder.write_reply(told, True), add_special_tokens=False)['input_ids']) - 1)
     reply = image.tokens + text
     # A reply is given if a whole turn may follow it.
-    replies = max(0, min(most - 1, (tokens - max_new_tokens) // (1 + reply)))
+    replies = max(0, min(given['max_turns'] - 1, (tokens - max_new_tokens) // (1 + reply)))
     if not replies:
         return work, (f'conversations: of one turn each, since `max_tokens` = {tokens} has no room '
                       f'for a reply of {reply} tokens')
