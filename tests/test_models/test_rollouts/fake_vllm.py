@@ -47,6 +47,7 @@ class LLM:
         assert (dtype, tensor_parallel_size, logprobs_mode) == (
             'float32', 1, 'processed_logprobs')
         self.head = VLMReasoningHead(model, prompt_template=SHAPES_PROMPT_TEMPLATE).eval()
+        self.ends = self.head.end_tokens
         self.can_sleep = enable_sleep_mode
         self.max_images = limit_mm_per_prompt['image']
         self.awake = {'weights', 'kv_cache'}
@@ -101,7 +102,8 @@ class LLM:
 
     def _answer(self, request, params):
         assert request.keys() == {'prompt_token_ids', 'multi_modal_data', 'multi_modal_uuids'}
-        assert params.stop_token_ids == self.head.end_tokens and params.ignore_eos
+        assert {*self.ends} <= {*params.stop_token_ids} and params.ignore_eos
+        self.head.end_tokens = params.stop_token_ids
         assert not params.detokenize
         assert params.logit_bias == dict.fromkeys(self.head.vision_token_ids, -100.0)
         prompt = self._expand(request)
