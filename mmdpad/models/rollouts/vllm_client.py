@@ -24,6 +24,7 @@ VERSIONS = ('0.30', '0.34')
 _BY_COMMAND = '`mmdpad serve-rollouts CONFIG` does'
 _LOWEST = -9999.0  # what vLLM answers for a log-probability of minus infinity or NaN
 _SHOWN = 500  # characters of a server's own message
+_NO_LIMIT = dict(count=999)  # what vLLM means where no limit of images is set
 _CONNECT = 10.0  # seconds for a connection, before any work is done
 _AT_FAULT = (400, 413, 422)  # other errors of a client tell of another program at that address
 
@@ -275,8 +276,8 @@ def _check_server(server: Server, dtype: str) -> tuple[int, int]:
                               f'with `--enable-scale-out`, as {_BY_COMMAND}', 404) from error
         if error.status is None:
             raise
-    return (int(model['max_model_len']),
-            int(model['multimodal_config']['limit_per_prompt']['image']['count']))
+    images = model['multimodal_config']['limit_per_prompt'].get('image', _NO_LIMIT)
+    return int(model['max_model_len']), int(images['count'])
 
 
 def _settings(info: Mapping[str, Any], dtype: str) -> Iterator[tuple[str, Any, Any]]:

@@ -184,9 +184,9 @@ def conversation_limits(model: Mapping[str, Any]) -> tuple[int, int]:
     Raises:
         ValueError: See :func:`max_response_tokens` and :func:`conversation_settings`.
     """
-    if model.get('conversation') is None:
+    given = conversation_settings(model)
+    if given is None:
         return 1, max_response_tokens(model)
-    given = conversation_settings(model['conversation'])
     return given['max_turns'], given['max_tokens']
 
 

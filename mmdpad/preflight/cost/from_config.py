@@ -135,9 +135,9 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
     work = Workload(config['train_dataloader'].get('batch_size', 1),
                     sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
                     image, _argument(policy, 'attn_implementation') == shared_prefix.NAME)
-    if is_grpo and config['model'].get('conversation') is not None:
+    if is_grpo:
         work, told = converse(work, config['model'], shape, sampling['max_new_tokens'])
-        notes.append(told)
+        notes += told
     setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
     notes += [f'not counted: {name}' for name in _not_counted(config)]
     notes += _samples_of_validation(config, work)

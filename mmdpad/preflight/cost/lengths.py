@@ -41,20 +41,22 @@ def count_text(model: Mapping[str, Any], model_type: str) -> tuple[int, str]:
 
 
 def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
-             max_new_tokens: int) -> tuple[Workload, str]:
-    """Make a workload one of conversations that are as long as they can be: of the most turns, and
-    with the largest crops.
+             max_new_tokens: int) -> tuple[Workload, list[str]]:
+    """Make a workload one of conversations that are as long as they can be, of the most turns and
+    with the largest crops, if a model has conversations.
 
     Args:
         work: The workload, with responses of the length of one turn.
-        model: The model of a config, with ``conversation``.
+        model: The model of a config.
         shape: Sizes of the policy.
         max_new_tokens: Limit of a turn's length.
 
     Returns:
-        The workload, and a note on what is assumed.
+        The workload, and notes on what is assumed.
     """
-    given = conversation_settings(model['conversation'])
+    given = conversation_settings(model)
+    if given is None:
+        return work, []
     tokens, limits = given['max_tokens'], given['limits']
     side = math.isqrt(limits.max_pixels)
     width, height = limits.size or (side, side)
@@ -64,16 +66,16 @@ def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
         encoder.write_reply(told, True), add_special_tokens=False)['input_ids']) - 1)
     reply = image.tokens + text
     # A reply is given if a whole turn may follow it.
-    replies = max(0, min(given['max_turns'] - 1, (tokens - max_new_tokens) // (1 + reply)))
+    replies = min(given['max_turns'] - 1, (tokens - max_new_tokens) // (1 + reply))
     if not replies:
-        return work, (f'conversations: of one turn each, since `max_tokens` = {tokens} has no room '
-                      f'for a reply of {reply} tokens')
+        return work, [f'conversations: one turn each; the settings leave no room for a reply of '
+                      f'{reply} tokens']
     work = replace(work, turns=1 + replies, reply_tokens=replies * reply,
                    reply_images=float(replies), reply_image=image)
     work = replace(work, response_tokens=written_tokens(model, work, work.response_tokens))
-    return work, (f'conversations: {work.turns} turns each, the most that they can have, and '
+    return work, [f'conversations: {work.turns} turns each, the most that they can have, and '
                   f'{reply} tokens in a reply ({image.tokens} of the largest crop); shorter ones '
-                  f'take less')
+                  f'take less']
 
 
 def written_tokens(model: Mapping[str, Any], work: Workload, tokens: int) -> int:

@@ -17,6 +17,8 @@ from mmdpad.models.cost.fake_policy import ImageInputs
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Workload
 from mmdpad.models.heads.replies import ReplyEncoder
+from mmdpad.models.rollouts import conversations
+from mmdpad.prompts.zoom import Zoom
 from mmdpad.registry import MODELS
 from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS
@@ -214,6 +216,13 @@ def synthetic_conversations(model, side, prompts, group_size, length, turns=2):
                         for _ in range(turns - 1)] for _ in rows]
     return rollout, replace(work, turns=turns, reply_tokens=(turns - 1) * len(reply),
                             reply_images=float(turns - 1), reply_image=ImageInputs.of(reply))
+
+
+def ask_for_all_of_the_image(monkeypatch):
+    """Make each turn of a conversation but the last one a call, although none ends by itself."""
+    monkeypatch.setattr(conversations, 'read_turn', lambda text: Zoom((0., 0., 112., 112.)))
+    monkeypatch.setattr(conversations, '_ending',
+                        lambda found, cut_off, is_last: 'turns' if is_last else '')
 
 
 def measure_update(model, rollout, amp=False, steps=2, accumulate=1, optimizer=None):

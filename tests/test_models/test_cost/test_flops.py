@@ -6,6 +6,7 @@ import pytest
 import torch
 from measuring import (
     OTHERS,
+    ask_for_all_of_the_image,
     segmentor,
     shape_of,
     synthetic_conversations,
@@ -32,9 +33,7 @@ from mmdpad.models.cost.flops import (
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import shared_prefix
-from mmdpad.models.rollouts import conversations
 from mmdpad.models.rollouts.conversations import ConversationSampler
-from mmdpad.prompts.zoom import Zoom
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +131,7 @@ def test_a_rollout_of_conversations_computes_turns_again(fixed, tmp_path, monkey
     rollout, work = synthetic_conversations(model, 112, 2, 2, 20, turns=3)
     head, image = model.policy, torch.zeros(3, 112, 112, dtype=torch.uint8)
     head.end_tokens = [511]
-    monkeypatch.setattr(conversations, 'read_turn', lambda text: Zoom((0., 0., 112., 112.)))
+    ask_for_all_of_the_image(monkeypatch)
     sampler = ConversationSampler(HFRollout(), head, 3, 1000, CropLimits(size=(112, 112)))
     talks = []
     measured = counted(lambda: talks.extend(sampler(

@@ -11,6 +11,7 @@ import torch
 from measuring import (
     OTHERS,
     StorageTracker,
+    ask_for_all_of_the_image,
     measure_update,
     segmentor,
     shape_of,
@@ -33,9 +34,7 @@ from mmdpad.models.cost.memory import (
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import token_log_probs
-from mmdpad.models.rollouts import conversations
 from mmdpad.models.rollouts.conversations import ConversationSampler
-from mmdpad.prompts.zoom import Zoom
 
 CHECKPOINTING = dict(gradient_checkpointing=True)
 LORA = dict(lora=dict(r=8, lora_alpha=8))
@@ -253,7 +252,7 @@ def test_a_rollout_of_conversations_holds_what_was_measured(fixed, tmp_path, mon
     batch, work = synthetic_conversations(model, 112, prompts=1, group_size=8, length=20)
     head, image = model.policy, torch.zeros(3, 112, 112, dtype=torch.uint8)
     head.end_tokens = [511]
-    monkeypatch.setattr(conversations, 'read_turn', lambda text: Zoom((0., 0., 112., 112.)))
+    ask_for_all_of_the_image(monkeypatch)
     sampler = ConversationSampler(SharedPrefixRollout(), head, 2, 1000,
                                   CropLimits(size=(112, 112)))
     tracker = StorageTracker([*model.parameters(), *model.buffers()])
