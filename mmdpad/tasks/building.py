@@ -125,7 +125,8 @@ def describe_tasks(tasks: Mapping[str, Task]) -> dict[str, Any]:
     if len(tasks) == 1 and type(first) is SegmentationTask:
         return dict(several_objects=first.several_objects,
                     reference_compatible=first.reference_compatible,
-                    prompt_template=first.template)
+                    prompt_template=first.template,
+                    **(dict(negative_points=True) if first.negative_points else {}))
     return dict(tasks={
         name: dict({key: value for key, value in vars(task).items()
                     if not key.startswith('_') and _is_plain(value)},

@@ -5,6 +5,7 @@ from mmdpad.prompts import build_messages, format_zoom
 from mmdpad.prompts.zoom import (
     BAD_CALLS,
     BadCall,
+    ShowMask,
     Zoom,
     offers_calls,
     read_turn,
@@ -36,6 +37,14 @@ BOX = (1.0, 2.0, 30.5, 40.0)
     ('<zoom>[1, 2, true, 4]</zoom>', BadCall('bad_box')),
     (f'<zoom>{"[" * 50000}</zoom>', BadCall('bad_box')),
     ('<zoom>[3, 2, 3, 4]</zoom>', BadCall('empty_box')),
+    ('<think>t</think><mask> {"bbox": [1]}\n</mask>', ShowMask('{"bbox": [1]}')),
+    ('<mask>[]</mask> and more', ShowMask('[]')), ('<mask></mask>', ShowMask('')),
+    ('<think><mask>{}</mask></think>', None), ('<mask>{}</mask><answer>{}</answer>', None),
+    ('<mask><answer>{}</answer></mask>', None), ('</mask>', None),
+    ('<mask>{"bbox": [1]', BadCall('bad_mask')), ('</mask><mask>', BadCall('bad_mask')),
+    ('<mask>{}</mask><mask>{}</mask>', BadCall('several_calls')),
+    ('<mask>{}</mask><zoom>[1, 2, 30.5, 40]</zoom>', BadCall('several_calls')),
+    ('<zoom>[1, 2, 30.5, 40]<mask>{}</mask>', BadCall('several_calls')),
     ('<zoom>[1, 4, 3, 2]</zoom>', BadCall('empty_box'))])
 def test_turns(text, found):
     assert read_turn(text) == found
@@ -55,6 +64,7 @@ def test_the_form_in_the_prompt_is_read(coordinates, unit, box):
 
 def test_which_templates_offer_calls():
     assert offers_calls('zoom') and offers_calls('{question} <zoom>[x]</zoom>')
+    assert offers_calls('zoom_and_mask') and offers_calls('{question} <mask>x</mask>')
     assert not offers_calls('default') and not offers_calls('zoom into {question}')
 
 
@@ -64,6 +74,9 @@ def test_replies():
         'image. Now answer.')
     assert reply_text(BadCall('outside'), 1) == (
         'Nothing is shown: the box should overlap the image. You may look closer 1 more time.')
+    assert reply_text(None, 1) == (
+        'This is the image that you were shown last, with the mask of your answer outlined. '
+        'Coordinates still refer to it. You may look closer 1 more time.')
     for reason in BAD_CALLS:
         assert reply_text(BadCall(reason), 2).endswith('You may look closer 2 more times.')
     # a reply is no call by itself if a policy repeats it

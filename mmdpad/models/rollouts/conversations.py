@@ -6,8 +6,9 @@ Notation: B prompts, G conversations about each, N = B * G.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,17 @@ from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.models.heads.replies import ReplyEncoder
 from mmdpad.models.non_finite import NonFiniteError
-from mmdpad.prompts.zoom import BadCall, read_turn, reply_text
+from mmdpad.prompts.zoom import BadCall, ShowMask, read_turn, reply_text
 from mmdpad.structures import ConversationRecord
 from mmdpad.utils.number_checks import check_number
 
 from .engine import RolloutEngine
 from .sampling import Responses, evaluating
+
+Mask = Callable[[], Tensor] | BadCall
+"""A function that draws the mask of an answer, uint8 (3, h, w); or why there is none."""
+Found = Crop | Mask | None
+"""What a turn asks for: a crop, a mask, or neither."""
 
 _LATER_TURNS = 0x7A6F6F6D
 """Begins the seeds of later turns, so that these draw other numbers than any first turn."""
@@ -39,6 +45,8 @@ class Conversation:
         crops: What the images show that were shown, in order: all of the original image, then parts
             of it.
         texts: What the policy wrote, turn by turn, as :meth:`.VLMReasoningHead.decode` returns it.
+        prepare_mask: Gives the mask of an answer about a crop; None if there are no masks.
+        masks: How many were drawn.
         replies: The replies with images.
         bad_calls: Reasons of calls that could not be used (:data:`mmdpad.prompts.zoom.BAD_CALLS`).
         ended_by: One of :data:`mmdpad.structures.conversation.ENDINGS`; empty if it goes on.
@@ -48,6 +56,8 @@ class Conversation:
 
     prompt: EncodedPrompt
     crops: list[Crop]
+    prepare_mask: Callable[[Crop, str], Mask] | None = None
+    masks: int = 0
     texts: list[str] = field(default_factory=list)
     replies: list[EncodedPrompt] = field(default_factory=list)
     bad_calls: list[str] = field(default_factory=list)
@@ -64,7 +74,7 @@ class Conversation:
     def record(self) -> ConversationRecord:
         """What happened, once it has ended."""
         return ConversationRecord(tuple(self.texts), tuple(self.crops[1:]), tuple(self.bad_calls),
-                                  self.ended_by)
+                                  self.ended_by, self.masks)
 
     def add(self, ids: Tensor, chosen: bool, logp: Tensor | None = None) -> None:
         """Add tokens (R,) that the policy chose, or those of a reply."""
@@ -83,9 +93,9 @@ class Conversation:
 class ConversationSampler:
     """Samples conversations of up to ``max_turns`` turns of the policy.
 
-    After a turn with a call, the policy is shown the part of the image that it asked for, or is
-    told why it is not (:mod:`mmdpad.prompts.zoom`). The first turns of a group share their prompt;
-    later turns are prompts of their own.
+    After a turn with a call, the policy is shown the part of the image or the mask that it asked
+    for, or is told why it is not (:mod:`mmdpad.prompts.zoom`). The first turns of a group share
+    their prompt; later turns are prompts of their own.
 
     Args:
         engine: The engine.
@@ -117,6 +127,7 @@ class ConversationSampler:
                  model_shapes: Sequence[tuple[int, int]], group_size: int = 1,
                  max_new_tokens: int = 1024, seed: int | Sequence[int] = 0,
                  prompt_numbers: Sequence[int] | None = None,
+                 prepare_mask: Callable[[int, Crop, str], Mask] | None = None,
                  **sampling: Any) -> tuple[Responses, list[Conversation]]:
         """Sample G conversations about each of B prompts.
 
@@ -126,6 +137,9 @@ class ConversationSampler:
             model_shapes: (height, width) of the model image in each prompt.
             group_size, seed, prompt_numbers: See :class:`.RolloutEngine`.
             max_new_tokens: Maximum length of a response in one turn.
+            prepare_mask: Gives the mask of an answer about a crop, from the number of its prompt,
+                the crop and the answer's text. It draws on the crop, in its shape. None: a policy
+                that asks for a mask is told that there are none.
             **sampling: See :class:`.RolloutEngine`.
 
         Returns:
@@ -142,8 +156,10 @@ class ConversationSampler:
                              f'= {max_new_tokens} of one turn, but got {self.max_tokens}; raise it')
         numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
         seeds = (seed, ) if isinstance(seed, int) else tuple(seed)
-        talks = [Conversation(prompt, [Crop.whole(_shape(image), shape)])
-                 for prompt, image, shape in zip(prompts, images, model_shapes, strict=True)
+        talks = [Conversation(prompt, [Crop.whole(_shape(image), shape)],
+                              prepare_mask and partial(prepare_mask, number))
+                 for number, (prompt, image, shape) in enumerate(
+                     zip(prompts, images, model_shapes, strict=True))
                  for _ in range(group_size)]
         with self.engine.taking_weights(self.head):  # once: others may have fewer turns
             found = self.engine(self.head, prompts, group_size=group_size, seed=seed,
@@ -182,21 +198,25 @@ class ConversationSampler:
         """Reply to the last turns of conversations, or end them."""
         replies = []
         for talk, image, cut_off in zip(talks, images, truncated, strict=True):
-            found = self.look(talk.texts[-1], talk.crops[-1], _shape(image))
+            found = self.look(talk.texts[-1], talk.crops[-1], _shape(image), talk.prepare_mask)
             if isinstance(found, BadCall):
                 talk.bad_calls.append(found.reason)
             talk.ended_by = _ending(found, cut_off, not turns_left)
             if found is None or talk.ended_by:
                 continue
-            reply = (self.encode_reply(reply_text(found, turns_left - 1))
-                     if isinstance(found, BadCall) else
-                     self.encode_reply(reply_text(found.shape, turns_left - 1), found.cut(image)))
+            if isinstance(found, BadCall):
+                reply = self.encode_reply(reply_text(found, turns_left - 1))
+            elif isinstance(found, Crop):
+                reply = self.encode_reply(reply_text(found.shape, turns_left - 1), found.cut(image))
+            else:
+                reply = self.encode_reply(reply_text(None, turns_left - 1), found())
             if len(talk) + len(reply) + max_new_tokens > self.max_tokens:
                 talk.ended_by = 'tokens'
                 continue
             replies.append((talk, reply))
             if isinstance(found, Crop):
                 talk.crops.append(found)
+            talk.masks += callable(found)
         # Once, and not again with the prompt of each turn. An engine with a copy of the weights
         # encodes them by that, and the weights here may be sharded.
         if self.head.vision_is_fixed and not self.engine.copies_weights:
@@ -205,26 +225,30 @@ class ConversationSampler:
         for talk, reply in replies:
             talk.take(reply, self.head.device)
 
-    def look(self, text: str, crop: Crop, original_shape: tuple[int, int]
-             ) -> Crop | BadCall | None:
+    def look(self, text: str, crop: Crop, original_shape: tuple[int, int],
+             prepare_mask: Callable[[Crop, str], Mask] | None) -> Found:
         """What a turn asks for.
 
         Args:
             text: What the policy wrote.
             crop: What the image shows that it was shown last.
             original_shape: (height, width) of the original image.
+            prepare_mask: See :class:`Conversation`.
 
         Returns:
-            The crop to show; or why there is none; None if the turn has no call.
+            What to show; or why there is nothing; None if the turn has no call.
         """
         call = read_turn(text)
         if call is None or isinstance(call, BadCall):
             return call
+        if isinstance(call, ShowMask):
+            return prepare_mask(crop, call.answer) if prepare_mask else BadCall('no_masks')
         return crop.zoom(call.box, self.head.coordinates, original_shape, self.limits,
                          self.encode_reply.factor) or BadCall('outside')
 
     def replay(self, texts: Sequence[str], truncated: bool, original_shape: tuple[int, int],
-               model_shape: tuple[int, int]) -> ConversationRecord:
+               model_shape: tuple[int, int],
+               prepare_mask: Callable[[Crop, str], Mask] | None = None) -> ConversationRecord:
         """Find out from its texts what happened in a conversation of a sampler with these
         settings.
 
@@ -232,16 +256,19 @@ class ConversationSampler:
             texts: What the policy wrote, turn by turn.
             truncated: Whether a limit on tokens ended it.
             original_shape, model_shape: (height, width) of the original and the model image.
+            prepare_mask: See :class:`Conversation`. No mask is drawn again.
         """
-        crops, bad_calls, found = [Crop.whole(original_shape, model_shape)], [], None
+        crops, bad_calls, masks = [Crop.whole(original_shape, model_shape)], [], 0
+        found: Found = None
         for number, text in enumerate(texts, start=1):
-            found = self.look(text, crops[-1], original_shape)
+            found = self.look(text, crops[-1], original_shape, prepare_mask)
             if isinstance(found, BadCall):
                 bad_calls.append(found.reason)
-            elif found is not None and number < len(texts):
-                crops.append(found)
+            elif number < len(texts):
+                crops += [found] if isinstance(found, Crop) else []
+                masks += callable(found)
         return ConversationRecord(tuple(texts), tuple(crops[1:]), tuple(bad_calls),
-                                  _ending(found, truncated, True))
+                                  _ending(found, truncated, True), masks)
 
     def most_tokens(self, max_new_tokens: int) -> int:
         """The most tokens that the policy can choose in a conversation whose turns have at most
@@ -258,7 +285,7 @@ class ConversationSampler:
                          logp if records else None)
 
 
-def _ending(found: Crop | BadCall | None, cut_off: bool, is_last: bool) -> str:
+def _ending(found: Found, cut_off: bool, is_last: bool) -> str:
     """How a turn ends a conversation, one of ``ENDINGS``; empty if it does not.
 
     Args:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
@@ -32,9 +31,8 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 from mmdpad.utils.number_checks import check_number
 
+from .mask_turns import outline
 from .reasoning_segmentor import Inputs, ReasoningSegmentor
-
-_OUTLINE = (255, 0, 255)
 
 
 @MODELS.register_module()
@@ -236,24 +234,6 @@ def describe_unsuitable(kind: type) -> str:
     """Say that an agent cannot use this class of decoder."""
     return (f'`decoder` of ConceptAgent should find the instances of a text, as SAM3ConceptDecoder '
             f'does, but got {kind.__name__}; use such a decoder')
-
-
-def outline(image: Tensor, mask: np.ndarray) -> Tensor:
-    """Outline a mask on a model image.
-
-    Args:
-        image: uint8 (3, h, w), RGB.
-        mask: bool (H, W), in the original frame.
-
-    Returns:
-        uint8 (3, h, w), on the CPU.
-    """
-    picture = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
-    height, width = picture.shape[:2]
-    region = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, _OUTLINE, max(2, round(max(height, width) / 250)))
-    return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
 
 
 def _read_stored(text: str) -> list[str]:

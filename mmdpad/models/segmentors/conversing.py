@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmdet.structures import DetDataSample
@@ -19,6 +20,8 @@ from mmdpad.structures import ConversationRecord, read_turns
 from mmdpad.tasks import Parsed
 
 from .answering_ahead import Inputs, select_samples
+from .mask_decoding import Window
+from .mask_turns import prepare_mask
 from .settings import check_alone, conversation_settings
 
 if TYPE_CHECKING:
@@ -53,10 +56,14 @@ def build_conversations(model: ReasoningSegmentor,
         print_log('No prompt of the model mentions a call (<zoom>), so a policy that was not '
                   "trained to write calls will not look closer; set `prompt_template='zoom'`, or "
                   'explain them in a template', 'current', logging.WARNING)
+    if given.pop('decode_in_crop') and model.decoder is None:
+        raise ValueError('`conversation.decode_in_crop` should be False without `model.decoder`, '
+                         'but got True; leave it out')
     return ConversationSampler(model.rollout_engine, model.policy, **given)
 
 
 def converse(model: ReasoningSegmentor, prompts: Sequence[Any], inputs: Inputs,
+             data_samples: Sequence[DetDataSample],
              **sampling: Any) -> tuple[Responses, list[Conversation]]:
     """Sample conversations, see :class:`.ConversationSampler`.
 
@@ -69,7 +76,8 @@ def converse(model: ReasoningSegmentor, prompts: Sequence[Any], inputs: Inputs,
                          'as `image`, as `PackReasoningInputs` gives them, but got only '
                          f'{sorted(inputs)}')
     return model.conversations(
-        prompts, inputs['image'], [_shape(image) for image in inputs['model_image']], **sampling)
+        prompts, inputs['image'], [_shape(image) for image in inputs['model_image']],
+        prepare_mask=partial(prepare_mask, model, inputs, data_samples), **sampling)
 
 
 def read_conversation(model: ReasoningSegmentor, record: ConversationRecord, image: Tensor,
@@ -94,6 +102,15 @@ def read_conversation(model: ReasoningSegmentor, record: ConversationRecord, ima
             sum(known) if known else None)
 
 
+def windows_of(model: ReasoningSegmentor, records: Sequence[ConversationRecord | None] | None
+               ) -> list[Window | None] | None:
+    """The part of the image that the decoder sees for the answer of each conversation: the last
+    crop, with ``decode_in_crop``. None for all of it."""
+    if records is None or not model.decode_in_crop:
+        return None
+    return [record.crops[-1].box if record and record.crops else None for record in records]
+
+
 def find_answers(model: ReasoningSegmentor, inputs: Inputs,
                  data_samples: Sequence[DetDataSample]) -> list[dict[str, Any]]:
     """Get the answer to each of B questions by a conversation.
@@ -115,7 +132,8 @@ def find_answers(model: ReasoningSegmentor, inputs: Inputs,
         if (cached := sample.get('cached_response')) is not None:
             images = inputs['image'][row], inputs['model_image'][row]
             record = sampler.replay(read_turns(cached[0]) or [cached[0]], cached[1],
-                                    *map(_shape, images))
+                                    *map(_shape, images),
+                                    partial(prepare_mask, model, inputs, data_samples, row))
             found[row] = (record, cached[1], *read_conversation(model, record, *images, sample))
     if missing := [row for row in range(len(data_samples)) if row not in found]:
         some, samples, numbers = select_samples(inputs, data_samples, missing)

@@ -43,8 +43,9 @@ def predict(model: ReasoningSegmentor, inputs: Inputs,
         elif decoded is not None:
             sample.pred_instances = decoded
         else:
-            sample.pred_instances = model.decode_masks(usable, image, (height, width),
-                                                       parsed.caption)
+            (sample.pred_instances, ) = model.decode_group(
+                [(usable, parsed.caption)], image, (height, width),
+                model.windows_of([answer.get('conversation')]))
         answer.pop('response_ids')
         spent = dict(answer=seconds + sample.pop('sampled_response', (0.0,))[-1],
                      draw=time.perf_counter() - started)

@@ -23,7 +23,7 @@ from mmdpad.models.rollouts.sampling import Responses, evaluating
 from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
-from mmdpad.structures import AnsweredObject, RolloutBatch
+from mmdpad.structures import ConversationRecord, RolloutBatch
 from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
 from . import answering_ahead, conversing, prediction, settings
@@ -31,7 +31,7 @@ from .answering_ahead import Inputs, select_samples
 from .answers import find_answers
 from .box_scores import build_box_scorer
 from .choosing import Choice
-from .mask_decoding import decode_group, decode_masks
+from .mask_decoding import decode_group, decode_masks, find_unsuited
 from .reference import frozen_copy, reference_log_probs
 from .started_rollout import StartedRollout, finish
 from .state_hooks import keep_policy_only
@@ -98,6 +98,8 @@ class ReasoningSegmentor(BaseDetector):
         # Checked on the weights as built: in FSDP2's passes they are copies of another dtype.
         self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
+        for problem in find_unsuited(self.decoder, self.tasks):
+            raise ValueError(problem)
         self.reference: nn.Module | None = None
         settings.check_part('rollout_engine', rollout_engine, 'SharedPrefixRollout')
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
@@ -110,6 +112,7 @@ class ReasoningSegmentor(BaseDetector):
         self.box_scorer = build_box_scorer(box_scorer, self.tasks, self.policy)
         self.conversations = conversing.build_conversations(
             self, dict(conversation=conversation, train_cfg=train_cfg, test_cfg=test_cfg))
+        self.decode_in_crop = bool((conversation or {}).get('decode_in_crop'))
         keep_policy_only(self)
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
@@ -203,7 +206,8 @@ class ReasoningSegmentor(BaseDetector):
         talks: list[Conversation] | None = None
         if self.conversations is not None:
             with naming_samples(data_samples):
-                responses, talks = conversing.converse(self, prompts, inputs, **sampling)
+                responses, talks = conversing.converse(self, prompts, inputs, data_samples,
+                                                       **sampling)
         if responses is None:
             with naming_samples(data_samples):
                 future = self.rollout_engine.submit(self.policy, prompts, **sampling)
@@ -383,15 +387,17 @@ class ReasoningSegmentor(BaseDetector):
 
         return find_answers(data_samples, inputs['model_image'], self._read, ask)
 
-    def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
-                     model_shape: tuple[int, int], caption: str | None = None) -> InstanceData:
+    def decode_masks(self, *args: Any, **kwargs: Any) -> InstanceData:
         """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
-        return decode_masks(self.decoder, objects, image, model_shape, caption)
+        return decode_masks(self.decoder, *args, **kwargs)
 
-    def decode_group(self, answers: Sequence[tuple[Sequence[AnsweredObject], str | None]],
-                     image: Tensor, model_shape: tuple[int, int]) -> list[InstanceData]:
+    def windows_of(self, records: Sequence[ConversationRecord | None] | None) -> Any:
+        """The ``windows`` of the answers of conversations, see :func:`.conversing.windows_of`."""
+        return conversing.windows_of(self, records)
+
+    def decode_group(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
         """Decode the masks of answers about one image, see :func:`.mask_decoding.decode_group`."""
-        return decode_group(self.decoder, answers, image, model_shape)
+        return decode_group(self.decoder, *args, **kwargs)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: return the responses as text, all that are sampled."""

@@ -19,7 +19,7 @@ from mmdpad.utils.number_checks import check_number
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
 """Sampling settings of rollouts; the published values."""
 TEST_CFG = dict(temperature=0.0, max_new_tokens=1024)
-CONVERSATION = dict(max_turns=2, max_tokens=4096, limits=None)
+CONVERSATION = dict(max_turns=2, max_tokens=4096, limits=None, decode_in_crop=False)
 """Settings of conversations, see :func:`conversation_settings`."""
 CHOICE = ('num_samples', 'select', 'abstain_below', 'compare_greedy')
 """Keys of `model.test_cfg` that say how to choose among several answers, see
@@ -109,10 +109,11 @@ def conversation_settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
     Args:
         model: May have ``conversation``: ``max_turns``, ``max_tokens`` and ``limits``, arguments of
             a :class:`mmdpad.models.rollouts.ConversationSampler`; ``limits`` are those of a
-            :class:`mmdpad.geometry.crops.CropLimits`.
+            :class:`mmdpad.geometry.crops.CropLimits`. With ``decode_in_crop``, the mask decoder
+            sees the last crop, not all of the image.
 
     Returns:
-        The sampler's arguments; None without conversations.
+        All of these; None without conversations.
 
     Raises:
         ValueError: A key is unknown, a value is out of range, a turn may be longer than a
@@ -126,6 +127,9 @@ def conversation_settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
     for name in ('max_turns', 'max_tokens'):
         given[name] = check_number(f'conversation.{name}', given[name], 'at least 1',
                                    lambda n: n >= 1, True)
+    if not isinstance(given['decode_in_crop'], bool):
+        raise ValueError(f'`conversation.decode_in_crop` should be True or False, but got '
+                         f'{given["decode_in_crop"]!r}; set one of them')
     limits = given['limits'] or {}
     check_keys('conversation.limits', limits, inspect.signature(CropLimits).parameters)
     given['limits'] = CropLimits(**limits)

@@ -15,7 +15,7 @@ from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.segmentors.settings import conversation_limits, conversation_settings
 from mmdpad.models.sources import find_folder
 from mmdpad.prompts import build_messages
-from mmdpad.prompts.zoom import reply_text
+from mmdpad.prompts.zoom import offers_masks, reply_text
 from mmdpad.tasks import templates_of_model
 
 QUESTION = 'the object that somebody who is tired could sit down on'
@@ -60,7 +60,10 @@ def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
     tokens, limits = given['max_tokens'], given['limits']
     side = math.isqrt(limits.max_pixels)
     width, height = limits.size or (side, side)
-    image, told = shape.image(height, width), reply_text((height, width), 1)
+    shown, told = [shape.image(height, width)], reply_text((height, width), 1)
+    if any(offers_masks(template) for template in templates_of_model(model).values()):
+        shown.append(work.image)  # of which the policy may ask for the mask
+    image = max(shown, key=lambda one: one.tokens)
     encoder = _find_encoder(model, shape.config.model_type)
     text = (_assumed(len(told)) if encoder is None else len(encoder.processor.tokenizer(
         encoder.write_reply(told, True), add_special_tokens=False)['input_ids']) - 1)
@@ -74,8 +77,8 @@ def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
                    reply_images=float(replies), reply_image=image)
     work = replace(work, response_tokens=written_tokens(model, work, work.response_tokens))
     return work, [f'conversations: {work.turns} turns each, the most that they can have, and '
-                  f'{reply} tokens in a reply ({image.tokens} of the largest crop); shorter ones '
-                  f'take less']
+                  f'{reply} tokens in a reply ({image.tokens} of the largest image); shorter '
+                  f'ones take less']
 
 
 def written_tokens(model: Mapping[str, Any], work: Workload, tokens: int) -> int:

@@ -192,7 +192,7 @@ def test_conversations_are_counted_at_their_longest():
                            reply_images=1.0, reply_image=cost.shape.image(560, 560))
     told, = {*cost.notes} - {*plain.notes}
     assert told.startswith(f'conversations: 2 turns each, the most that they can have, and '
-                           f'{400 + text} tokens in a reply (400 of the largest crop)')
+                           f'{400 + text} tokens in a reply (400 of the largest image)')
     longest = with_response_tokens(cost, config, cost.max_tokens)
     assert longest.work.response_tokens == 2 * 1300
     report = make_report(cost, longest=longest)
@@ -206,6 +206,8 @@ def test_conversations_are_counted_at_their_longest():
     shown = format_report(report)
     assert f'400 per response in 2 turns, with {400 + text} of replies (1 images)' in shown
     assert f'with all conversations at the limit of {3000 + text} tokens' in shown
+    config.model.policy.prompt_template = 'find "{question}", or check <mask>...</mask>'
+    assert read_config_cost(config).work.reply_image == work.image  # with a mask on it
     before = make_report(plain, longest=with_response_tokens(plain, config, 1300))
     assert report['longest']['peak'] > before['longest']['peak']
 
