@@ -212,7 +212,7 @@ def test_other_towers_stay_as_they_are(folders, monkeypatch):
 
 @pytest.mark.parametrize('family', ['qwen2_5_vl', 'qwen3_vl'])
 def test_parts_on_a_cpu_change_nothing(folders, family, monkeypatch):
-    """Without gradients; with them, all images are one call."""
+    """Without gradients; with them, or if the tower is sharded, all images are one call."""
     head, seen = VLMReasoningHead(folders[family], TEMPLATE), []
     prompts = encode(head, SIZES)
     monkeypatch.setattr(vlm_reasoning_head, 'CPU_PATCHES', 1000)
@@ -223,3 +223,7 @@ def test_parts_on_a_cpu_change_nothing(folders, family, monkeypatch):
     assert seen == [1372, 616, 756]
     for one, other in zip(together, parts, strict=True):
         torch.testing.assert_close(one.vision, other.vision)
+    monkeypatch.setattr(vlm_reasoning_head, 'FSDPModule', torch.nn.Linear)
+    with torch.no_grad():
+        head.encode_images(encode(head, SIZES))
+    assert seen[3:] == [1372]
