@@ -136,7 +136,7 @@ def test_batches_are_not_answered_ahead(build):
 
 
 @pytest.mark.parametrize('changes, named', [
-    (dict(conversation=dict(turns=3)), r"keys among \['limits', 'max_tokens', 'max_turns'\], but "
+    (dict(conversation=dict(turns=3)), r"keys among \['decode_in_crop', 'limits', .*\], but "
                                        r"got \['turns'\]"),
     (dict(conversation=dict(limits=dict(side=3))), '`conversation.limits` should have keys'),
     (dict(conversation=dict(max_turns=0)), r'`conversation.max_turns` should be at least 1'),
