@@ -73,13 +73,15 @@ def handover_problems(policy: Mapping[str, Any], path: str) -> Iterator[str]:
         yield f'`{path}`: {error}'
 
 
-def server_problems(node: Node, policy: Mapping[str, Any], responses: int) -> Iterator[str]:
+def server_problems(node: Node, policy: Mapping[str, Any], images: int,
+                    responses: int) -> Iterator[str]:
     """Ask the servers of a :class:`VLLMServerRollout`, and report why they cannot serve a policy.
 
     Args:
         node: The engine, with arguments that fit.
         policy: See :func:`handover_problems`.
-        responses: Maximum number of tokens in a response.
+        images: Maximum number of images in a prompt.
+        responses: Maximum number of tokens in a response, or after the prompt of a conversation.
 
     Yields:
         One line, or nothing.
@@ -93,6 +95,10 @@ def server_problems(node: Node, policy: Mapping[str, Any], responses: int) -> It
             yield (f'`{node.path}`: servers should take a prompt and a response, of up to '
                    f'{responses} tokens, but one takes {engine.max_model_len} in all; start it by '
                    f"`mmdpad serve-rollouts CONFIG` with this run's --cfg-options")
+        elif engine.max_images < images:
+            yield (f'`{node.path}`: servers should take prompts of {images} images, those of '
+                   f'conversations, but one takes {engine.max_images}; start it by `mmdpad '
+                   f"serve-rollouts CONFIG` with this run's --cfg-options")
     except REFUSALS as error:
         yield describe_refusal(node.path, node.entry, error)
     except ImportError as error:

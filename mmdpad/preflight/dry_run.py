@@ -47,7 +47,7 @@ from mmdpad.models.segmentors.settings import (
     TRAIN_CFG,
     build_loss,
     check_loss,
-    max_response_tokens,
+    conversation_limits,
     training_sampling,
 )
 from mmdpad.models.sources import find_folder
@@ -253,7 +253,7 @@ def _check_handover(model: Any, nodes: list[Node], faulty: Collection[int]) -> I
             if getattr(node.kind, 'copies_weights', False):
                 yield from handover_problems(policy, node.path)
             if node.is_kind(VLLMServerRollout) and id(node.entry) not in faulty:
-                yield from server_problems(node, policy, max_response_tokens(model))
+                yield from server_problems(node, policy, *conversation_limits(model))
 
 
 def _check_responses(encoder: PromptEncoder, dataset: Any) -> Iterator[str]:
@@ -377,8 +377,9 @@ def _check_cost(config: Config, nodes: list[Node], notes: list[str]) -> Iterator
         return
     notes += [note for note in within.notes if note.startswith('memory_budget')]
     need = memory['sharded_peak' if cost.sharded and gpus > 1 else 'peak']
-    notes.append(f'memory: about {need / GB:.1f} GB per GPU, with all responses at the limit of '
-                 f'{cost.max_tokens} tokens (`mmdpad run estimate_cost` has the details)')
+    what = 'conversations' if cost.work.turns > 1 else 'responses'
+    notes.append(f'memory: about {need / GB:.1f} GB per GPU, with all {what} at the limit of '
+                 f'{cost.work.length} tokens (`mmdpad run estimate_cost` has the details)')
     if have is not None:
         notes.append(f'GPUs: {gpus} with {have / GB:.0f} GB each')
         if need > have:

@@ -88,8 +88,12 @@ def read_turn(text: str) -> Zoom | ShowMask | BadCall | None:
 
 def offers_calls(template: str) -> bool:
     """Whether a prompt template, or the one of this name, mentions a call."""
-    text = TEMPLATES.get(template, template)
-    return ZOOM_TAGS[0] in text or MASK_TAGS[0] in text
+    return ZOOM_TAGS[0] in TEMPLATES.get(template, template) or offers_masks(template)
+
+
+def offers_masks(template: str) -> bool:
+    """Whether it mentions a call for a mask."""
+    return MASK_TAGS[0] in TEMPLATES.get(template, template)
 
 
 def reply_text(found: tuple[int, int] | BadCall | None, looks_left: int) -> str:

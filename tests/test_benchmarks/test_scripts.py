@@ -77,6 +77,15 @@ def test_update_step_compares_equal_losses(run, in_threads):
     assert result['memory_mb'].keys() == {'mmdpad', *others}
 
 
+def test_conversations_start_again_in_their_second_turn(run):
+    result = run('conversations', '--side', 112, '--crop', 56, '--group-size', 2, '--tokens', 4,
+                 '--hidden-size', 192, '--layers', 1, '--repeats', 2)
+    tokens = result['tokens']
+    assert tokens['second_prompt'] == tokens['prompt'] + 4 + tokens['reply']
+    assert result['share'].keys() == {'prefill', 'saved'}
+    assert all(len(values) == 2 for values in result['seconds'].values())
+
+
 def test_rollout_does_equal_work(run, in_threads):
     result = run('rollout', '--side', 112, '--group-size', 3, '--tokens', 3, '--repeats', 1)
     assert result['response_tokens'] == dict.fromkeys(

@@ -179,6 +179,15 @@ def test_a_config_with_servers_needs_the_address_only(tmp_path):
     assert 'mmdpad_nccl' in plan.flags[plan.flags.index('--weight-transfer-config') + 1]
 
 
+def test_a_server_takes_the_images_and_tokens_of_conversations():
+    config = load_config(type('', (), dict(config='tiny_shapes', cfg_options={
+        'model.conversation': dict(max_turns=3, max_tokens=500),
+        'model.policy.max_prompt_tokens': 388})))
+    flags = plan_server(config).flags
+    assert json.loads(flags[flags.index('--limit-mm-per-prompt') + 1]) == dict(image=3, video=0)
+    assert flags[flags.index('--max-model-len') + 1] == str(388 + 500)
+
+
 def test_what_cannot_be_started_is_said_before(make_python, port, tmp_path):
     for arguments, told in (
             (['tiny_shapes', '--python', make_python(package='')], 'should have vLLM installed'),

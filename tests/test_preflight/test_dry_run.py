@@ -222,12 +222,15 @@ BROKEN = {
 
 
 def test_servers_for_shorter_responses(problems_with, monkeypatch):
-    monkeypatch.setattr(VLLMServerRollout, 'check_servers',
-                        lambda self, model: setattr(self, 'max_model_len', 500))
+    monkeypatch.setattr(VLLMServerRollout, 'check_servers', lambda self, model: vars(self).update(
+        max_model_len=500, max_images=1))
     engine = dict(_delete_=True, type='VLLMServerRollout', urls=['http://a:1'])
     assert problems_with(model__rollout_engine=engine) == []
     (problem, ) = problems_with(model__rollout_engine=engine, model__test_cfg__max_new_tokens=500)
     assert 'of up to 500 tokens, but one takes 500 in all; start it by' in problem
+    (problem, ) = problems_with(model__rollout_engine=engine,
+                                model__conversation=dict(max_turns=2, max_tokens=450))
+    assert 'should take prompts of 2 images, those of conversations, but one takes 1' in problem
 
 
 @pytest.mark.parametrize('fault', BROKEN)

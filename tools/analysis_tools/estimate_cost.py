@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument('--gpu-memory', type=float, metavar='GB',
                         help='memory of one GPU, in 10^9 bytes, to report what fits')
     parser.add_argument('--response-tokens', type=int, metavar='R',
-                        help='mean length of a response (default: an assumption)')
+                        help='mean length of a response, or of each turn of a conversation '
+                             '(default: an assumption)')
     parser.add_argument('--prompt-tokens', type=int, metavar='P',
                         help='length of a prompt, image included (default: counted or assumed)')
     parser.add_argument('--json', action='store_true', help='machine-readable, in bytes and FLOPs')

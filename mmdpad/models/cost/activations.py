@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmdpad.models.heads.token_log_probs import BLOCK, CPU_BLOCK
 
-from .fake_policy import Arithmetic
+from .fake_policy import Arithmetic, ImageInputs
 from .measured import LayerBytes, PartBytes, coarse, response_lengths
 from .shapes import PolicyShape
 from .workload import Setup, Workload
@@ -32,18 +34,29 @@ def _measured_pass(setup: Setup, work: Workload) -> tuple[
     ``work`` has."""
     own = Arithmetic(setup.weight_bytes, setup.amp, setup.lora_rank, setup.on_cpu,
                      setup.attention == 'eager', work.shared)
-    prompt, response = coarse(work.prompt_tokens), coarse(work.response_tokens)
+    prompt, response = coarse(work.prompt_tokens), coarse(work.length)
     lengths: tuple[int, ...] = (response, )
     if work.shared:
         lengths = response_lengths(work.group_size, response, coarse(work.padded))
     return (own, prompt, lengths), work.tokens / (prompt + sum(lengths))
 
 
-def tower_bytes(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> PartBytes:
-    """The vision tower's pass over a number of images."""
+def tower_bytes(shape: PolicyShape, setup: Setup, work: Workload,
+                images: Mapping[ImageInputs, float]) -> PartBytes:
+    """The vision tower's pass over so many images of each kind."""
     own = Arithmetic(setup.weight_bytes, setup.amp, eager=setup.attention == 'eager',
                      shared=work.shared, trains_vision=not setup.vision_is_fixed)
-    return _scaled(shape.measurements.tower(own, work.image), images)
+    return _sum([_scaled(shape.measurements.tower(own, image), count)
+                 for image, count in images.items()])
+
+
+def _sum(parts: Sequence[PartBytes]) -> PartBytes:
+    def total(name: str, of: Iterable[Any]) -> int:
+        return sum(getattr(one, name) for one in of)
+
+    layers = tuple(LayerBytes(*(total(name, same) for name in ('kept', 'state', 'backward_peak')))
+                   for same in zip(*(part.layers for part in parts), strict=True))
+    return PartBytes(layers, total('ends', parts), total('forward', parts))
 
 
 def _scaled(part: PartBytes, factor: float) -> PartBytes:
@@ -58,7 +71,8 @@ def around_text(shape: PolicyShape, setup: Setup, work: Workload) -> int:
     """Kept around the language model: the images' features and the mask of their places, and the
     states that predict the responses' tokens."""
     text, compute = shape.text, setup.compute_bytes
-    features = work.prompts * work.image.tokens * text.hidden * compute
+    features = int(sum(count * image.tokens for image, count in work.all_images.items())
+                   ) * text.hidden * compute
     predicting = 0 if setup.lora_rank else work.generated * text.hidden * compute
     return features + work.tokens * text.hidden + predicting
 

@@ -69,9 +69,9 @@ def spend(shape: PolicyShape, setup: Setup, work: Workload, budget: float) -> Sp
     }
     counts = {'products': len(layers), 'text': len(layers)}
     if not setup.vision_is_fixed:
-        blocks = tower_bytes(shape, setup, work, work.prompts).layers
+        blocks = tower_bytes(shape, setup, work, work.all_images).layers
         counts['vision'] = len(blocks)
-        gains['vision'] = (work.images * block_flops(shape, work)
+        gains['vision'] = (block_flops(shape, work.all_images)
                            / max(1, sum(block.kept - block.state for block in blocks)))
     kept = Kept()
     for name in sorted(counts, key=gains.__getitem__, reverse=True):

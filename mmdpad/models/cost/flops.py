@@ -12,10 +12,15 @@ the backward pass, does more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from .fake_policy import ImageInputs
 from .shapes import PolicyShape
 from .workload import Setup, Workload
+
+ROLLOUT = 'rollout', 'rollout, turns again'
+"""Names of the passes of a rollout, :func:`rollout_flops` and :func:`repeated_flops`."""
 
 
 def text_flops(shape: PolicyShape, linear_tokens: int, pairs: int) -> int:
@@ -29,14 +34,16 @@ def head_flops(shape: PolicyShape, positions: int) -> int:
     return 2 * shape.text.hidden * shape.text.vocabulary * positions
 
 
-def image_flops(shape: PolicyShape, work: Workload) -> int:
-    """One forward pass of the vision tower for one image."""
-    return shape.measurements.image_flops(work.image)[0]
+def image_flops(shape: PolicyShape, images: Mapping[ImageInputs, float]) -> int:
+    """One forward pass of the vision tower for so many images of each kind."""
+    return int(sum(count * shape.measurements.image_flops(image)[0]
+                   for image, count in images.items()))
 
 
-def block_flops(shape: PolicyShape, work: Workload) -> int:
+def block_flops(shape: PolicyShape, images: Mapping[ImageInputs, float]) -> int:
     """The part of its blocks, without patch embedding and merger."""
-    return shape.measurements.image_flops(work.image)[1]
+    return int(sum(count * shape.measurements.image_flops(image)[1]
+                   for image, count in images.items()))
 
 
 def adapter_flops(shape: PolicyShape, setup: Setup, work: Workload) -> int:
@@ -52,7 +59,7 @@ def forward_flops(shape: PolicyShape, work: Workload) -> dict[str, int]:
     """One forward pass of all prompts and responses, as in ``log_probs``."""
     return dict(text=text_flops(shape, work.tokens, work.prefix_pairs + work.response_pairs),
                 head=head_flops(shape, work.generated),
-                vision=work.images * image_flops(shape, work))
+                vision=image_flops(shape, work.all_images))
 
 
 def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
@@ -68,7 +75,7 @@ def update_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, 
     text = int((1 + again + backward) * linear + (3 + again) * (pairs + adapter))
     passes = head_passes(shape, setup, work)
     vision = 0 if setup.vision_is_fixed else (
-        3 * forward['vision'] + int(blocks * work.images * block_flops(shape, work)))
+        3 * forward['vision'] + int(blocks * block_flops(shape, work.all_images)))
     return dict(text=text, head=(passes + backward) * forward['head'], vision=vision)
 
 
@@ -85,6 +92,22 @@ def rollout_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str,
     return {**forward, 'text': forward['text'] + adapter_flops(shape, setup, work)}
 
 
+def repeated_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
+    """What the later turns of conversations repeat in a rollout: the prefill of everything before
+    the last reply. A vision tower that is not trained encodes an image once."""
+    text = vision = 0
+    adapter = shape.measurements.adapter(setup.lora_rank) if setup.lora_rank else None
+    for number in range(2, work.turns + 1):
+        turn = work.turn(number)
+        again = replace(turn, response_tokens=0,
+                        prompt_tokens=turn.prompt_tokens - work.reply_tokens // (work.turns - 1),
+                        reply_images=turn.reply_images - work.reply_images / (work.turns - 1))
+        text += text_flops(shape, again.tokens, again.prefix_pairs)
+        text += 0 if adapter is None else 2 * (adapter.per_token * again.tokens + adapter.per_pass)
+        vision += 0 if setup.vision_is_fixed else image_flops(shape, again.all_images)
+    return dict(text=text, head=0, vision=vision)
+
+
 def step_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, dict[str, int]]:
     """Operations of one training step by pass and part (text, head, vision).
 
@@ -96,6 +119,8 @@ def step_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, di
     encoded = False
     if setup.rollout != 'none':
         passes['rollout'] = rollout_flops(shape, setup, work)
+        if work.turns > 1 and not setup.keeps_turns:
+            passes[ROLLOUT[1]] = repeated_flops(shape, setup, work)
         encoded = setup.vision_is_fixed and setup.rollout == 'shared'
     if setup.kept_log_probs:
         passes['old log-probs'] = dict(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import accumulate
 
 from .activations import around_text, logit_bytes, product_bytes, text_bytes, tower_bytes
+from .fake_policy import ImageInputs
 from .measured import LayerBytes
 from .shapes import PolicyShape
 from .workload import Kept, Setup, Workload
@@ -160,7 +161,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
     kept = kept_layers(shape, setup)
     below = layers.ends + around_text(shape, setup, work)
     if not setup.vision_is_fixed:
-        tower = tower_bytes(shape, setup, work, work.prompts)
+        tower = tower_bytes(shape, setup, work, work.all_images)
         blocks = _holdings(tower.layers, kept.vision)
         below += tower.ends + sum(blocks)
     own = _holdings(layers.layers, kept.text)
@@ -196,8 +197,7 @@ def update_moments(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
             _backward_peaks(layers.layers, own), strict=True)])
     if setup.reference:
         # Its weights have no gradient, so autocast keeps only the copy in use.
-        peak = forward_peak(shape, setup, work,
-                            0 if setup.vision_is_fixed else work.prompts)
+        peak = forward_peak(shape, setup, work, {} if setup.vision_is_fixed else work.all_images)
         in_use = _casts(setup) * text.hidden * text.vocabulary
         moments['reference'] = moment(before, copies + in_use, peak)
     if not setup.vision_is_fixed:
@@ -232,20 +232,37 @@ def _backward_peaks(layers: Sequence[LayerBytes], own: Sequence[int]) -> list[in
     return [held + layer.backward_peak for held, layer in zip(below, layers, strict=False)]
 
 
-def forward_peak(shape: PolicyShape, setup: Setup, work: Workload, images: int) -> int:
-    """Peak of a forward pass without gradients: the language model's, with the pixels of ``images``
-    in float32, or the vision tower's."""
-    return max(text_bytes(shape, setup, work).forward + 4 * images * work.image.numbers,
+def forward_peak(shape: PolicyShape, setup: Setup, work: Workload,
+                 images: Mapping[ImageInputs, float]) -> int:
+    """Peak of a forward pass without gradients: the language model's, with the pixels of so many
+    ``images`` of each kind in float32, or the vision tower's."""
+    pixels = sum(count * image.numbers for image, count in images.items())
+    return max(text_bytes(shape, setup, work).forward + int(4 * pixels),
                tower_bytes(shape, setup, work, images).forward)
 
 
 def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
-    """Peak of a rollout of all prompts: in the prefill, or at the end of decoding.
+    """Peak of a rollout of all prompts: in the prefill, or at the end of decoding. Of conversations
+    it is in the first turn or in the last one, whose prompts are not shared.
 
     With float32 weights under autocast, keys stay float32, since positions are added in float32;
     values are bfloat16. Sampling needs float32 logits and three float64 tensors of the same size.
     """
     work = replace(work, shared=setup.rollout == 'shared')
+    turns = {work.turn(1): work.turn(1).all_images}
+    if work.turns > 1 and not setup.keeps_turns:
+        last = work.turn(work.turns)
+        # A tower that is not trained has encoded the images of earlier turns.
+        turns[last] = {image: count / (work.turns - 1) for image, count in
+                       work.all_reply_images.items()} if setup.vision_is_fixed else last.all_images
+    return {'bfloat16 copies of weights': cast_bytes(shape, setup), **_largest(
+        [moment for turn, images in turns.items()
+         for moment in _turn_moments(shape, setup, turn, images)])}
+
+
+def _turn_moments(shape: PolicyShape, setup: Setup, work: Workload,
+                  images: Mapping[ImageInputs, float]) -> list[Bytes]:
+    """The start and the end of a rollout that encodes these images."""
     text = shape.text
     cache = text.cached * (setup.weight_bytes + setup.compute_bytes) // 2
     states = 4 * text.state
@@ -253,8 +270,7 @@ def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
     logits = work.responses * text.vocabulary * (4 + 3 * 8)
     at_start: Bytes = {'key-value cache': cache * prefill.tokens,
                        'recurrent states': states * prefill.prefixes,
-                       'prefill': forward_peak(shape, setup, prefill, work.images)}
+                       'prefill': forward_peak(shape, setup, prefill, images)}
     at_end: Bytes = {'key-value cache': cache * work.tokens,
                      'recurrent states': states * work.responses, 'logits': logits}
-    return {'bfloat16 copies of weights': cast_bytes(shape, setup),
-            **(at_start if sum(at_start.values()) > sum(at_end.values()) else at_end)}
+    return [at_end, at_start]

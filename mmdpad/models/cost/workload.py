@@ -1,7 +1,8 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The data and the setup of a training step: the numbers behind every estimate.
 
-Notation: B prompts, G responses to each, P prompt tokens (image included), R response tokens.
+Notation: B prompts, G responses to each, P prompt tokens (image included), R response tokens. In a
+conversation, R counts what the policy writes in all its turns, Q the tokens of the replies between.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ class Workload:
         images_once: The same for its image.
         longest: Length of the longest response, to which attention pads the others, if R is the
             mean of different lengths; 0 if all have R tokens.
+        reply_tokens: Q of a response, image tokens included; their log-probabilities are not
+            computed.
+        reply_images: Images in the replies of a response, on average.
+        reply_image: What the vision tower gets of one of these; None without any.
+        turns: How many turns a response has, all of the same length.
     """
 
     prompts: int
@@ -37,6 +43,10 @@ class Workload:
     shared: bool = True
     images_once: bool = True
     longest: int = 0
+    reply_tokens: int = 0
+    reply_images: float = 0.0
+    reply_image: ImageInputs | None = None
+    turns: int = 1
 
     @property
     def responses(self) -> int:
@@ -45,13 +55,18 @@ class Workload:
 
     @property
     def generated(self) -> int:
-        """Tokens of all responses."""
+        """Tokens of all responses, without replies."""
         return self.responses * self.response_tokens
 
     @property
+    def length(self) -> int:
+        """R + Q, the tokens after a prompt."""
+        return self.response_tokens + self.reply_tokens
+
+    @property
     def padded(self) -> int:
-        """Length of a response within attention."""
-        return max(self.response_tokens, self.longest)
+        """Length of a response within attention, its replies included."""
+        return max(self.length, self.longest)
 
     @property
     def prefixes(self) -> int:
@@ -60,8 +75,23 @@ class Workload:
 
     @property
     def images(self) -> int:
-        """How many images the vision tower encodes."""
+        """How many images of prompts the vision tower encodes."""
         return self.prompts if self.images_once else self.responses
+
+    @property
+    def all_images(self) -> dict[ImageInputs, float]:
+        """How many images of each kind the vision tower encodes, those of replies included."""
+        found: dict[ImageInputs, float] = {self.image: self.images}
+        for image, count in self.all_reply_images.items():
+            found[image] = found.get(image, 0) + count
+        return found
+
+    @property
+    def all_reply_images(self) -> dict[ImageInputs, float]:
+        """Those of replies."""
+        if self.reply_image is None:
+            return {}
+        return {self.reply_image: self.responses * self.reply_images}
 
     def replicated(self) -> Workload:
         """The same workload with prompt and image computed once per response."""
@@ -70,7 +100,7 @@ class Workload:
     @property
     def tokens(self) -> int:
         """Tokens that the language model processes."""
-        return self.prefixes * self.prompt_tokens + self.generated
+        return self.prefixes * self.prompt_tokens + self.responses * self.length
 
     @property
     def prefix_pairs(self) -> int:
@@ -79,9 +109,22 @@ class Workload:
 
     @property
     def response_pairs(self) -> int:
-        """Pairs (query, key) of the responses' tokens: token i of R attends to P + i."""
-        length = self.response_tokens
-        return self.responses * (length * self.prompt_tokens + length * (length + 1) // 2)
+        """Pairs (query, key) of the tokens after prompts: token i of R + Q attends to P + i."""
+        return self.responses * (self.length * self.prompt_tokens
+                                 + self.length * (self.length + 1) // 2)
+
+    def turn(self, number: int) -> Workload:
+        """One turn of all responses, from 1 on. A later one has as many prompts of their own, each
+        with what was written and replied before, its images among those of replies."""
+        before, replies = number - 1, max(1, self.turns - 1)
+        written = self.response_tokens // self.turns
+        turn = replace(self, response_tokens=written, reply_tokens=0, reply_images=0.0, turns=1)
+        if not before:
+            return turn
+        return replace(
+            turn, prompts=self.responses, group_size=1, longest=0,
+            prompt_tokens=self.prompt_tokens + before * (written + self.reply_tokens // replies),
+            reply_images=before * self.reply_images / replies)
 
 
 @dataclass(frozen=True)
@@ -119,6 +162,7 @@ class Setup:
         reference: Whether a reference policy is used (``kl_coef`` > 0).
         rollout: 'none', 'replicated' (each response computes its own prompt, though not its image)
             or 'shared'.
+        keeps_turns: Whether later turns of conversations continue from the cache of those before.
         kept_log_probs: Whether log-probabilities of the sampling policy are computed before the
             updates.
         updates: Updates per rollout.
@@ -147,6 +191,7 @@ class Setup:
     attention: str = 'flash'
     reference: bool = True
     rollout: str = 'shared'
+    keeps_turns: bool = False
     kept_log_probs: bool = False
     updates: int = 1
     groups: int = 1

@@ -26,10 +26,11 @@ class EncodedPrompt:
         vision: The vision tower's features of the images, once they are encoded: (image tokens, D)
             for the language model's input, and for deeper levels if the model has them.
         image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
+            In a started conversation, the first one.
         unexpanded_ids: (P',) long, for such an engine: the tokens before the processor replaced
-            the single token of the image by those for its features, and any around them. Both are
-            None for a started conversation.
+            the single token of each image by those for its features, and any around them.
         task: Name of the task whose template the prompt has; None for the first.
+        later_images: The images after the first one, those of replies in a started conversation.
     """
 
     input_ids: Tensor
@@ -40,19 +41,28 @@ class EncodedPrompt:
     image: Tensor | None = None
     unexpanded_ids: Tensor | None = None
     task: str | None = None
+    later_images: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         """Number of tokens in the prompt, image tokens included."""
         return len(self.input_ids)
 
+    @property
+    def images(self) -> tuple[Tensor, ...]:
+        """All images, in the order of their tokens."""
+        return *(() if self.image is None else (self.image, )), *self.later_images
+
     def followed_by(self, response_ids: Tensor, reply: EncodedPrompt) -> EncodedPrompt:
         """The prompt of the next turn: this one, a response (R,) with its end token, and the reply
         to it."""
+        response_ids = response_ids.cpu()
+        assert self.unexpanded_ids is not None and reply.unexpanded_ids is not None
         started = replace(
-            self, image=None, unexpanded_ids=None,
-            input_ids=torch.cat([self.input_ids, response_ids.cpu(), reply.input_ids]),
-            token_types=torch.cat([self.token_types, torch.zeros_like(response_ids.cpu()).int(),
-                                   reply.token_types]))
+            self, later_images=self.later_images + reply.images,
+            input_ids=torch.cat([self.input_ids, response_ids, reply.input_ids]),
+            token_types=torch.cat([self.token_types, torch.zeros_like(response_ids).int(),
+                                   reply.token_types]),
+            unexpanded_ids=torch.cat([self.unexpanded_ids, response_ids, reply.unexpanded_ids]))
         if not len(reply.grid):
             return started
         started.pixel_values = torch.cat([self.pixel_values, reply.pixel_values])

@@ -26,7 +26,7 @@ from mmdpad.models.free_memory import free_memory
 from mmdpad.structures import response_lengths
 from mmdpad.utils.number_checks import check_number
 
-from .encoded_prompt import EncodedPrompt
+from .encoded_prompt import EncodedPrompt, Replies
 from .families import family_of
 from .kept_products import keep_products
 
@@ -79,15 +79,15 @@ class MemoryBudget:
             rollout='none')
 
     def apply(self, model: PreTrainedModel, prompts: Sequence[EncodedPrompt], mask: Tensor,
-              entropy: str | None, shares_prompts: bool) -> None:
+              entropy: str | None, shares_prompts: bool, replies: Replies = ()) -> None:
         """Set which layers of the next forward pass are recomputed in its backward pass, for B
-        prompts and responses of a mask (N, R)."""
+        prompts and responses of a mask (N, R) with these replies."""
         device = mask.device
         setup = replace(
             self.setup, entropy=entropy, on_cpu=device.type == 'cpu', groups=len(prompts),
             amp=torch.is_autocast_enabled(device.type), shards=_shards(model),
             accumulates=any(p.grad is not None for p in model.parameters()))
-        work = _workload(prompts, mask, shares_prompts)
+        work = _workload(prompts, mask, shares_prompts, replies)
         if self.bytes is None:
             state = 0.0 if self.has_state else standing(self.shape, setup)['optimizer state']
             self.bytes = SHARE * max(0.0, free_memory(device) - state / setup.shards)
@@ -117,17 +117,23 @@ def describe(shape: PolicyShape, setup: Setup, spending: Spending) -> str:
             f'about {spending.peak / GB:.2f} of {spending.budget / GB:.2f} GB{over}')
 
 
-def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, shares_prompts: bool) -> Workload:
+def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, shares_prompts: bool,
+              replies: Replies = ()) -> Workload:
     """The workload of a pass, with the mean lengths of its prompts and responses, or, where prompts
     are repeated, with those that all are padded to."""
-    largest = max(prompts, key=lambda prompt: prompt.pixel_values.numel())
+    seen = [reply for own in replies for reply in own]
+    largest, largest_reply = (max(some, key=lambda one: one.pixel_values.numel(), default=None)
+                              for some in (prompts, seen))
     lengths, sizes = [len(prompt) for prompt in prompts], response_lengths(mask).tolist()
     if shares_prompts:
         prompt, response = (math.ceil(sum(x) / len(x)) for x in (lengths, sizes))
     else:
         prompt, response = max(lengths), mask.shape[1]
-    return Workload(len(prompts), len(mask) // len(prompts), prompt, response,
-                    ImageInputs.of(largest), shares_prompts, longest=max(sizes))
+    replied = math.floor((sum(sizes) - int(mask.sum())) / len(mask))
+    return Workload(len(prompts), len(mask) // len(prompts), prompt, response - replied,
+                    ImageInputs.of(largest), shares_prompts, longest=max(sizes),
+                    reply_tokens=replied, reply_images=len(seen) / len(mask),
+                    reply_image=largest_reply and ImageInputs.of(largest_reply))
 
 
 def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:

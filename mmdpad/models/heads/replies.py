@@ -58,7 +58,7 @@ class ReplyEncoder:
             tokenizer = self.encoder.processor.tokenizer
             ids = tokenizer(written, add_special_tokens=False, return_tensors='pt')['input_ids'][0]
             return EncodedPrompt(ids, torch.zeros_like(ids).int(), torch.zeros(0),
-                                 torch.zeros(0, 3, dtype=torch.long))
+                                 torch.zeros(0, 3, dtype=torch.long), unexpanded_ids=ids)
         reply = self.encoder.read(written, image)
         kept = self.encoder.family.kept_size(self.encoder.processor, reply)
         if kept != image.shape[-2:]:

@@ -325,7 +325,7 @@ class VLMReasoningHead(BaseModule):
         ids, mask = response_ids.to(self.device), response_mask.to(self.device)
         if self.memory_budget is not None and self.training and torch.is_grad_enabled():
             self.memory_budget.apply(self.model, prompts, mask, entropy, self._response_states
-                                     is shared_prefix.response_states)
+                                     is shared_prefix.response_states, replies or ())
         further = [reply for own in replies or () for reply in own]
         encoded = self.encode_images([*prompts, *further])
         rest = iter(encoded[len(prompts):])

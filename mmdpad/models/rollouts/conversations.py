@@ -1,6 +1,5 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
-"""Samples conversations in which the policy looks closer before it answers, turn by turn, with any
-engine that draws from the policy itself.
+"""Samples conversations in which the policy looks closer before it answers, turn by turn.
 
 Notation: B prompts, G conversations about each, N = B * G.
 """
@@ -25,7 +24,7 @@ from mmdpad.prompts.zoom import BadCall, ShowMask, read_turn, reply_text
 from mmdpad.structures import ConversationRecord
 from mmdpad.utils.number_checks import check_number
 
-from .engine import DrawingEngine, RolloutEngine
+from .engine import RolloutEngine
 from .sampling import Responses, evaluating
 
 Mask = Callable[[], Tensor] | BadCall
@@ -99,7 +98,7 @@ class ConversationSampler:
     their prompt; later turns are prompts of their own.
 
     Args:
-        engine: The engine; it has to draw from the policy itself.
+        engine: The engine.
         head: The policy.
         max_turns: Most turns of the policy, the answer included.
         max_tokens: Most tokens after the prompt, replies with their images included. A conversation
@@ -107,16 +106,13 @@ class ConversationSampler:
         limits: How large crops are; None for the defaults.
 
     Raises:
-        ValueError: The engine or the policy cannot hold conversations, a number is out of range, or
-            the policy's processor would resize crops of these limits.
+        ValueError: The policy cannot hold conversations, a number is out of range, the policy's
+            processor would resize crops of these limits, or the engine takes fewer tokens or images
+            than a conversation may have.
     """
 
     def __init__(self, engine: RolloutEngine, head: VLMReasoningHead, max_turns: int = 2,
                  max_tokens: int = 4096, limits: CropLimits | None = None) -> None:
-        if not isinstance(engine, DrawingEngine):
-            raise ValueError(
-                f'Conversations should be sampled by SharedPrefixRollout or HFRollout, but got '
-                f"{type(engine).__name__}; set `rollout_engine=dict(type='SharedPrefixRollout')`")
         self.max_turns, self.max_tokens = (
             check_number(name, number, 'at least 1', lambda n: n >= 1, True)
             for name, number in dict(max_turns=max_turns, max_tokens=max_tokens).items())
@@ -124,6 +120,7 @@ class ConversationSampler:
         self.encode_reply = ReplyEncoder(head.encoder)
         for shape in self.limits.extreme_shapes(self.encode_reply.factor):
             self.encode_reply('', torch.zeros(3, *shape, dtype=torch.uint8))
+        engine.expect_conversations(self.max_turns, head.encoder.max_tokens + self.max_tokens)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[EncodedPrompt], images: Sequence[Tensor],
@@ -164,26 +161,27 @@ class ConversationSampler:
                  for number, (prompt, image, shape) in enumerate(
                      zip(prompts, images, model_shapes, strict=True))
                  for _ in range(group_size)]
-        found = self.engine(self.head, prompts, group_size=group_size, seed=seed,
-                            max_new_tokens=max_new_tokens, prompt_numbers=numbers, **sampling)
-        records, active = found.logp is not None, list(range(len(talks)))
-        for turn in range(1, self.max_turns + 1):
-            self._take_turns([talks[n] for n in active], found)
-            self._reply([talks[n] for n in active], [images[n // group_size] for n in active],
-                        found.truncated.tolist(), self.max_turns - turn, max_new_tokens)
-            active = [n for n in active if not talks[n].ended_by]
-            if not active:
-                break
-            try:
-                found = self.engine(
-                    self.head, [talks[n].prompt for n in active], seed=(_LATER_TURNS, turn, *seeds),
-                    max_new_tokens=max_new_tokens, prompt_numbers=[
-                        numbers[n // group_size] * group_size + n % group_size for n in active],
-                    **sampling)
-            except NonFiniteError as error:
-                if error.prompt is not None:  # of the active conversations
-                    error.prompt = active[error.prompt] // group_size
-                raise
+        with self.engine.taking_weights(self.head):  # once: others may have fewer turns
+            found = self.engine(self.head, prompts, group_size=group_size, seed=seed,
+                                max_new_tokens=max_new_tokens, prompt_numbers=numbers, **sampling)
+            records, active = found.logp is not None, list(range(len(talks)))
+            for turn in range(1, self.max_turns + 1):
+                self._take_turns([talks[n] for n in active], found)
+                self._reply([talks[n] for n in active], [images[n // group_size] for n in active],
+                            found.truncated.tolist(), self.max_turns - turn, max_new_tokens)
+                active = [n for n in active if not talks[n].ended_by]
+                if not active:
+                    break
+                try:
+                    found = self.engine(
+                        self.head, [talks[n].prompt for n in active],
+                        seed=(_LATER_TURNS, turn, *seeds), max_new_tokens=max_new_tokens,
+                        prompt_numbers=[numbers[n // group_size] * group_size + n % group_size
+                                        for n in active], **sampling)
+                except NonFiniteError as error:
+                    if error.prompt is not None:  # of the active conversations
+                        error.prompt = active[error.prompt] // group_size
+                    raise
         return self._responses(talks, records), talks
 
     def _take_turns(self, talks: Sequence[Conversation], found: Responses) -> None:
@@ -219,7 +217,9 @@ class ConversationSampler:
             if isinstance(found, Crop):
                 talk.crops.append(found)
             talk.masks += callable(found)
-        if self.head.vision_is_fixed:  # once, and not again with the prompt of each turn
+        # Once, and not again with the prompt of each turn. An engine with a copy of the weights
+        # encodes them by that, and the weights here may be sharded.
+        if self.head.vision_is_fixed and not self.engine.copies_weights:
             with evaluating(self.head.model):
                 self.head.encode_images([reply for _, reply in replies if len(reply.grid)])
         for talk, reply in replies:

@@ -45,6 +45,8 @@ class RolloutEngine(ABC):
             :meth:`holding_weights`.
         repeats_prompts: Whether a prompt is computed once per response, not once per group; the
             cost estimate asks this.
+        keeps_turns: Whether later turns of conversations continue from the cache of those before,
+            which the engine keeps if it has room; the cost estimate asks this.
         streamer: The current streamer, see :meth:`streaming`.
         batches_at_once: How many batches of a :meth:`stream` the engine gets together.
     """
@@ -54,11 +56,24 @@ class RolloutEngine(ABC):
     samples_elsewhere = False
     holds_weights = False
     repeats_prompts = False
+    keeps_turns = False
     streamer: Callable[[Tensor], None] | None = None
     batches_at_once = 1
 
     def check_policy(self, head: VLMReasoningHead) -> None:
         """Raise a ValueError if this engine cannot sample a policy. Called once, at the start."""
+        return
+
+    def expect_conversations(self, images: int, tokens: int) -> None:
+        """Prepare for the prompts of started conversations; called once, before any rollout.
+
+        Args:
+            images: Most images in a prompt.
+            tokens: Most tokens in a prompt and its response.
+
+        Raises:
+            ValueError: The engine does not take as many.
+        """
         return
 
     def memory_of(self, head: VLMReasoningHead) -> GuessMemory | None:
@@ -67,19 +82,28 @@ class RolloutEngine(ABC):
         return None
 
     def hand_over(self, head: VLMReasoningHead) -> None:
-        """Take the policy's current weights now, if the engine samples elsewhere; a rollout does so
-        on its own. All processes take part."""
+        """Take the policy's current weights now, if the engine has a copy; a rollout does so on its
+        own. All processes take part."""
         return
 
     @contextmanager
     def holding_weights(self) -> Iterator[None]:
         """Within the block, the weights stay those of the last :meth:`hand_over`, and each process
-        may sample any number of batches, or none (an evaluation)."""
-        self.holds_weights = True
+        may sample any number of batches, or none (an evaluation, or later turns of conversations).
+        """
+        before, self.holds_weights = self.holds_weights, True
         try:
             yield
         finally:
-            self.holds_weights = False
+            self.holds_weights = before
+
+    @contextmanager
+    def taking_weights(self, head: VLMReasoningHead) -> Iterator[None]:
+        """:meth:`hand_over`, unless the weights are held already, then :meth:`holding_weights`."""
+        if not self.holds_weights:
+            self.hand_over(head)
+        with self.holding_weights():
+            yield
 
     @contextmanager
     def streaming(self, streamer: Callable[[Tensor], None]) -> Iterator[None]:

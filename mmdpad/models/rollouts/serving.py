@@ -72,12 +72,12 @@ def plan_server(config: Mapping[str, Any], environ: Mapping[str, str] = os.envir
     if (folder := find_folder(policy['pretrained'])) is None:
         raise ValueError(f'`model.policy.pretrained` should be the folder of a model, but there is '
                          f'no {policy["pretrained"]!r}; download it or correct the path')
-    tokens = settings.max_response_tokens(model) + policy.get(
-        'max_prompt_tokens', read_defaults(VLMReasoningHead)['max_prompt_tokens'])
+    images, tokens = settings.conversation_limits(model)
+    tokens += policy.get('max_prompt_tokens', read_defaults(VLMReasoningHead)['max_prompt_tokens'])
     flags = ['--model', str(folder), '--max-model-len', str(tokens),
              '--dtype', engine.get('dtype', read_defaults(VLLMServerRollout)['dtype']),
              '--logprobs-mode', 'processed_logprobs', '--seed', '0', '--enable-scale-out',
-             '--limit-mm-per-prompt', json.dumps(dict(image=1, video=0)),
+             '--limit-mm-per-prompt', json.dumps(dict(image=images, video=0)),
              *server_flags(transfer.get('backend', 'files'))]
     path = os.pathsep.join(filter(None, [str(WORKER_FOLDER), environ.get('PYTHONPATH')]))
     kinds = (read_config(str(folder)).get('text_config') or {}).get('layer_types') or ()

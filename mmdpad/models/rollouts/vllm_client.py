@@ -12,17 +12,19 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from packaging.version import Version
+from PIL import Image
 
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
 from mmdpad.utils.number_checks import check_number
 
-from .vllm_requests import image_name, to_image, tokens_to_expand
+from .vllm_requests import named_images, tokens_to_expand
 
 VERSIONS = ('0.30', '0.34')
 """vLLM from the first to below the second: 0.29 does not say which prompt it saw."""
 _BY_COMMAND = '`mmdpad serve-rollouts CONFIG` does'
 _LOWEST = -9999.0  # what vLLM answers for a log-probability of minus infinity or NaN
 _SHOWN = 500  # characters of a server's own message
+_NO_LIMIT = dict(count=999)  # what vLLM means where no limit of images is set
 _CONNECT = 10.0  # seconds for a connection, before any work is done
 _AT_FAULT = (400, 413, 422)  # other errors of a client tell of another program at that address
 
@@ -174,7 +176,7 @@ def generate(server: Server, prompt: EncodedPrompt, settings: Mapping[str, Any],
 
     Args:
         server: The server.
-        prompt: Its image is sent as a PNG file, so exactly.
+        prompt: Its images are sent as PNG files, so exactly.
         settings: Arguments of ``vllm.SamplingParams``.
         version: Of the weights that the server should have.
         timeout: Seconds to wait for the answer.
@@ -182,12 +184,10 @@ def generate(server: Server, prompt: EncodedPrompt, settings: Mapping[str, Any],
     Raises:
         ServerError: It does not answer in time, or with something else, or has other weights.
     """
-    file = io.BytesIO()
-    to_image(prompt).save(file, 'PNG', compress_level=1)
-    image = dict(type='image_url', uuid=image_name(prompt, version),
-                 url='data:image/png;base64,' + b64encode(file.getvalue()).decode())
+    images = [dict(type='image_url', uuid=name, url=_as_url(image))
+              for name, image in named_images(prompt, version)]
     answer = server.post('/inference/v1/generate', dict(
-        token_ids=tokens_to_expand(prompt), content_parts=[image], return_token_ids=True,
+        token_ids=tokens_to_expand(prompt), content_parts=images, return_token_ids=True,
         sampling_params={**settings, 'logit_bias': {
             str(token): bias for token, bias in settings['logit_bias'].items()}},
         cache_salt=version), timeout)
@@ -200,6 +200,12 @@ def generate(server: Server, prompt: EncodedPrompt, settings: Mapping[str, Any],
     except (KeyError, TypeError, ValueError) as error:
         raise ServerError(server.url, f'answered with something other than tokens and their '
                           f'log-probabilities ({type(error).__name__}: {error})') from error
+
+
+def _as_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, 'PNG', compress_level=1)
+    return 'data:image/png;base64,' + b64encode(file.getvalue()).decode()
 
 
 def _read_answer(answer: Mapping[str, Any]) -> Answer:
@@ -215,7 +221,7 @@ def _read_answer(answer: Mapping[str, Any]) -> Answer:
     return Answer([*answer['prompt_token_ids']], rows)
 
 
-def check_server(server: Server, dtype: str) -> int:
+def check_server(server: Server, dtype: str) -> tuple[int, int]:
     """Check that a server answers, and that it was started as sampling for training needs.
 
     Args:
@@ -223,7 +229,7 @@ def check_server(server: Server, dtype: str) -> int:
         dtype: The type that its weights should have.
 
     Returns:
-        The maximum number of tokens in a prompt and its response.
+        The maximum number of tokens in a prompt and its response, and of images in a prompt.
 
     Raises:
         ServerError: It does not answer, or something about it is wrong.
@@ -241,7 +247,7 @@ def is_supported(version: str) -> bool:
     return first <= Version(Version(version).base_version) < end
 
 
-def _check_server(server: Server, dtype: str) -> int:
+def _check_server(server: Server, dtype: str) -> tuple[int, int]:
     try:
         found = server.get('/version')['version']
     except ServerError as error:
@@ -270,7 +276,8 @@ def _check_server(server: Server, dtype: str) -> int:
                               f'with `--enable-scale-out`, as {_BY_COMMAND}', 404) from error
         if error.status is None:
             raise
-    return int(model['max_model_len'])
+    images = model['multimodal_config']['limit_per_prompt'].get('image', _NO_LIMIT)
+    return int(model['max_model_len']), int(images['count'])
 
 
 def _settings(info: Mapping[str, Any], dtype: str) -> Iterator[tuple[str, Any, Any]]:

@@ -39,24 +39,22 @@ def sampling_settings(head: VLMReasoningHead, how: Sampling) -> dict[str, Any]:
 
 
 def tokens_to_expand(prompt: EncodedPrompt) -> list[int]:
-    """A prompt's tokens with one image token, which vLLM expands for the image."""
+    """A prompt's tokens with one token for each image, which vLLM expands."""
     assert prompt.unexpanded_ids is not None
     return prompt.unexpanded_ids.tolist()
 
 
-def to_image(prompt: EncodedPrompt) -> Image.Image:
-    """A prompt's image in RGB."""
-    assert prompt.image is not None
-    return Image.fromarray(prompt.image.cpu().permute(1, 2, 0).contiguous().numpy())
-
-
-def image_name(prompt: EncodedPrompt, version: str) -> str:
-    """Name a prompt's image by its content and the version of the weights.
+def named_images(prompt: EncodedPrompt, version: str) -> list[tuple[str, Image.Image]]:
+    """A prompt's images in RGB, in the order of their tokens, each with a name that tells its
+    content and the version of the weights.
 
     vLLM caches the vision tower's features by the image's name, even when weights change.
     """
-    image = to_image(prompt)
-    return f'{version}-{hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()}'
+    images = [Image.fromarray(image.cpu().permute(1, 2, 0).contiguous().numpy())
+              for image in prompt.images]
+    digests = [hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+               for image in images]
+    return [(f'{version}-{digest}', image) for digest, image in zip(digests, images, strict=True)]
 
 
 def request_seed(seed: int | Sequence[int], number: int) -> int:

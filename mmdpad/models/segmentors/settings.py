@@ -185,6 +185,19 @@ def max_response_tokens(model: Mapping[str, Any]) -> int:
                evaluation_sampling(model.get('test_cfg') or {})['max_new_tokens'])
 
 
+def conversation_limits(model: Mapping[str, Any]) -> tuple[int, int]:
+    """The maximum number of turns, and of tokens after a prompt, by the config of a model: 1, and
+    those of a response, without ``conversation``.
+
+    Raises:
+        ValueError: See :func:`max_response_tokens` and :func:`conversation_settings`.
+    """
+    given = conversation_settings(model)
+    if given is None:
+        return 1, max_response_tokens(model)
+    return given['max_turns'], given['max_tokens']
+
+
 def build_loss(config: Mapping[str, Any]) -> PolicyLoss:
     """Build `model.loss`.
 

@@ -32,17 +32,13 @@ from mmdpad.models.cost.memory import gradient_bytes, standing
 from mmdpad.models.cost.shapes import PolicyShape, read_policy_config
 from mmdpad.models.cost.workload import Setup, Workload, groups_in_pass
 from mmdpad.models.heads import shared_prefix
-from mmdpad.models.heads.families import FAMILIES
-from mmdpad.models.heads.prompt_encoder import PromptEncoder
 from mmdpad.models.heads.recomputation import GB, SHARE, check_memory_budget, describe
 from mmdpad.models.segmentors.settings import (
     build_loss,
     evaluation_sampling,
     training_sampling,
 )
-from mmdpad.models.sources import find_folder
 from mmdpad.models.weights import first_line
-from mmdpad.prompts import build_messages
 from mmdpad.registry import (
     LOOPS,
     MODEL_WRAPPERS,
@@ -59,12 +55,11 @@ from mmdpad.registry import (
 from mmdpad.rewards import list_rewards
 from mmdpad.rewards.sharing import discriminator_key
 from mmdpad.rl import PolicyLoss
-from mmdpad.tasks import templates_of_model
 
 from .frozen import FrozenCost, clip_cost, sam_cost
+from .lengths import converse, count_text, written_tokens
 
 RESPONSE_TOKENS = 200
-QUESTION = 'the object that somebody who is tired could sit down on'
 # Numbers of optimizer state per trained weight; those of 8-bit optimizers are a quarter of float32.
 STATE = {'AdamW': 2.0, 'Adam': 2.0, 'AdamW8bit': 0.5, 'Adam8bit': 0.5, 'SGD': 0.0}
 
@@ -128,7 +123,7 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
                      f"language model's take {quantized_bytes(quantization):.2f} bytes each")
     image = shape.image(*_image_size(config))
     if prompt_tokens is None:
-        text, how = _text_tokens(config['model'], model_config.model_type)
+        text, how = count_text(config['model'], model_config.model_type)
         prompt_tokens = image.tokens + text
         notes.append(f'text of a prompt: {text} tokens {how}')
     sampling = training_sampling(config['model'].get('train_cfg') or {})
@@ -140,6 +135,9 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
     work = Workload(config['train_dataloader'].get('batch_size', 1),
                     sampling['group_size'] if is_grpo else 1, prompt_tokens, response_tokens,
                     image, _argument(policy, 'attn_implementation') == shared_prefix.NAME)
+    if is_grpo:
+        work, told = converse(work, config['model'], shape, sampling['max_new_tokens'])
+        notes += told
     setup = _setup(config, policy, work, loss, is_grpo, quantized_bytes(quantization))
     notes += [f'not counted: {name}' for name in _not_counted(config)]
     notes += _samples_of_validation(config, work)
@@ -153,8 +151,8 @@ def _read(config: Mapping[str, Any], response_tokens: int | None,
 
 def with_response_tokens(cost: TrainingCost, config: Mapping[str, Any],
                          tokens: int) -> TrainingCost:
-    """The same cost with responses of another length."""
-    work = replace(cost.work, response_tokens=tokens)
+    """The same cost with responses of another length, in each turn of conversations."""
+    work = replace(cost.work, response_tokens=written_tokens(config['model'], cost.work, tokens))
     return replace(cost, work=work, setup=replace(cost.setup, groups=_groups(config, work)))
 
 
@@ -250,7 +248,7 @@ def _setup(config: Mapping[str, Any], policy: Mapping[str, Any], work: Workload,
         checkpointing=_argument(policy, 'gradient_checkpointing'),
         attention='eager' if _argument(policy, 'attn_implementation') == 'eager' else 'flash',
         reference=is_grpo and loss.needs_reference,
-        rollout=rollout,
+        rollout=rollout, keeps_turns=getattr(kind, 'keeps_turns', False),
         kept_log_probs=is_grpo and (loss.needs_pass_before_update
                                     or loop.get('replay_size', 0) > 0
                                     or updates * work.prompts > step_prompts),
@@ -327,24 +325,6 @@ def _image_size(config: Mapping[str, Any]) -> tuple[int, int]:
         sizes.append(own[-1])
     width, height = max(sizes, key=math.prod)
     return height, width
-
-
-def _text_tokens(model: Mapping[str, Any], model_type: str) -> tuple[int, str]:
-    """Tokens of a prompt without its image, by the longest template of a task, and a note on how
-    they were counted."""
-    policy, templates = model['policy'], templates_of_model(model)
-    coordinates = policy.get('coordinates') or FAMILIES[model_type].coordinates
-    folder = find_folder(policy['pretrained'])
-    if folder is None or not any((folder / name).is_file()
-                                 for name in ('tokenizer.json', 'vocab.json')):
-        length = max(len(build_messages(QUESTION, template, coordinates)[0]['content'][1]['text'])
-                     for template in templates.values())
-        # A chat template takes about 20 tokens; English and JSON have about 4 characters per token.
-        return 20 + length // 4, '(assumed: 20, and one per 4 characters; no tokenizer)'
-    encoder = PromptEncoder(str(folder), templates, 0, coordinates)
-    ids = encoder.processor.tokenizer([encoder.write(QUESTION, task) for task in templates])
-    count = max(map(len, ids['input_ids'])) - 1  # one token is the image placeholder
-    return count, f'(counted with the question {QUESTION!r})'
 
 
 def _clips(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmdpad.models.cost.flops import step_flops
+from mmdpad.models.cost.flops import ROLLOUT, step_flops
 from mmdpad.models.cost.memory import Bytes, full_shard, peak, step_memory, trained_weights
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup
@@ -74,11 +74,12 @@ def make_report(cost: TrainingCost, gpus: int = 1, gpu_memory: float | None = No
         vision_parameters=cost.shape.vision_parameters,
         trained_parameters=trained_weights(cost.shape, cost.setup),
         tokens=_tokens(cost), flops=flops,
-        training_flops=_training_flops(cost), rollout_flops=sum(flops.get('rollout', {}).values()),
+        training_flops=_training_flops(cost), rollout_flops=sum(
+            sum(flops.get(name, {}).values()) for name in ROLLOUT),
         replicated_training_flops=_training_flops(replace(cost, work=cost.work.replicated())),
         memory=dict(peak=size, moment=moment, moments=moments),
         longest=None if longest is None else dict(
-            response_tokens=longest.work.response_tokens,
+            response_tokens=longest.work.length,
             peak=peak(_memory(longest, longest.setup, gpus))[1]),
         variants=[_variant(cost, variant, gpus, gpu_memory) for variant in possible])
 
@@ -102,17 +103,20 @@ def _possible(shape: PolicyShape, asked: Iterable[Variant]) -> tuple[list[Varian
 
 def _tokens(cost: TrainingCost) -> dict[str, Any]:
     work = cost.work
+    talk = {} if work.turns == 1 else dict(turns=work.turns, replies=work.reply_tokens,
+                                           reply_images=int(work.reply_images))
     return dict(
-        prompts=work.prompts, group_size=work.group_size, prompt=work.prompt_tokens,
+        **talk, prompts=work.prompts, group_size=work.group_size, prompt=work.prompt_tokens,
         image=work.image.tokens, response=work.response_tokens, responses=work.generated,
         per_pass=work.tokens, per_pass_replicated=work.replicated().tokens,
-        images_per_pass=work.images, images_per_pass_replicated=work.responses,
+        images_per_pass=int(sum(work.all_images.values())),
+        images_per_pass_replicated=int(sum(work.replicated().all_images.values())),
         micro_batch=replace(work, prompts=cost.setup.groups).tokens, groups=cost.setup.groups)
 
 
 def _training_flops(cost: TrainingCost) -> int:
     return sum(sum(parts.values()) for name, parts in
-               step_flops(cost.shape, cost.setup, cost.work).items() if name != 'rollout')
+               step_flops(cost.shape, cost.setup, cost.work).items() if name not in ROLLOUT)
 
 
 def _memory(cost: TrainingCost, setup: Setup, gpus: int) -> dict[str, Bytes]:
@@ -152,6 +156,9 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def _format_work(report: Mapping[str, Any]) -> list[str]:
     tokens = report['tokens']
+    talk = '' if 'turns' not in tokens else (
+        f' in {tokens["turns"]} turns, with {tokens["replies"]} of replies '
+        f'({tokens["reply_images"]} images)')
     return [
         *report['notes'],
         f'parameters: {_billions(report["parameters"])} '
@@ -159,7 +166,7 @@ def _format_work(report: Mapping[str, Any]) -> list[str]:
         f'{_billions(report["trained_parameters"])} trained',
         f'a step on one GPU: {tokens["prompts"]} prompts x {tokens["group_size"]} responses, '
         f'{tokens["prompt"]} tokens per prompt ({tokens["image"]} of its image), '
-        f'{tokens["response"]} per response',
+        f'{tokens["response"]} per response{talk}',
         f'a pass: {tokens["per_pass"]:,} tokens, {tokens["images_per_pass"]} images '
         f'(prompts repeated: {tokens["per_pass_replicated"]:,}, '
         f'{tokens["images_per_pass_replicated"]})',
@@ -192,7 +199,8 @@ def _format_memory(report: Mapping[str, Any]) -> list[str]:
         own = [item for item in parts.items() if item not in always]
         lines.append(f'{sum(parts.values()) / GB:8.2f}  total, {name}{_list_parts(own)}')
     if report['longest']:
-        lines.append(f'{report["longest"]["peak"] / GB:8.2f}  peak, with all responses at the '
+        what = 'conversations' if 'turns' in report['tokens'] else 'responses'
+        lines.append(f'{report["longest"]["peak"] / GB:8.2f}  peak, with all {what} at the '
                      f'limit of {report["longest"]["response_tokens"]} tokens')
     return lines
 

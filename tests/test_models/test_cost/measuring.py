@@ -4,6 +4,7 @@ import json
 import shutil
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from mmdpad.models.cost.fake_policy import ImageInputs
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Workload
+from mmdpad.models.heads.replies import ReplyEncoder
+from mmdpad.models.rollouts import conversations
+from mmdpad.prompts.zoom import Zoom
 from mmdpad.registry import MODELS
 from mmdpad.structures import RolloutBatch
 from mmdpad.toy import POLICY_WEIGHTS
@@ -188,6 +192,37 @@ def synthetic_rollout(model, side, prompts, group_size, length):
         advantages=torch.randn(prompts, group_size, generator=generator))
     return rollout, Workload(prompts, group_size, len(encoded[0]), length,
                              ImageInputs.of(encoded[0]))
+
+
+def synthetic_conversations(model, side, prompts, group_size, length, turns=2):
+    """The same of conversations with turns of this length and an image in each reply."""
+    rollout, work = synthetic_rollout(model, side, prompts, group_size, turns * length)
+    encode = ReplyEncoder(model.policy.encoder)
+    crop = torch.randint(0, 256, (3, side, side), dtype=torch.uint8,
+                         generator=torch.Generator().manual_seed(1))
+    reply = encode('This is that part of the image.', crop)
+    rows = []
+    for ids in rollout.response_ids:
+        first, *later = ids.split(length)
+        rows.append(torch.cat([first, *(part for turn in later for part in (
+            reply.input_ids, turn))]))
+    rollout.response_ids = torch.stack(rows)
+    mask = torch.ones(rollout.response_ids.shape, dtype=torch.bool)
+    for turn in range(turns - 1):
+        start = (turn + 1) * length + turn * len(reply)
+        mask[:, start:start + len(reply)] = False
+    rollout.response_mask = mask
+    rollout.replies = [[encode('This is that part of the image.', crop)
+                        for _ in range(turns - 1)] for _ in rows]
+    return rollout, replace(work, turns=turns, reply_tokens=(turns - 1) * len(reply),
+                            reply_images=float(turns - 1), reply_image=ImageInputs.of(reply))
+
+
+def ask_for_all_of_the_image(monkeypatch):
+    """Make each turn of a conversation but the last one a call, although none ends by itself."""
+    monkeypatch.setattr(conversations, 'read_turn', lambda text: Zoom((0., 0., 112., 112.)))
+    monkeypatch.setattr(conversations, '_ending',
+                        lambda found, cut_off, is_last: 'turns' if is_last else '')
 
 
 def measure_update(model, rollout, amp=False, steps=2, accumulate=1, optimizer=None):

@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """What layers keep within a memory budget, against what the tensors of real updates hold."""
 import copy
+import math
 import pickle
 import re
 from dataclasses import replace
@@ -13,6 +14,7 @@ from measuring import (
     OTHERS,
     measure_update,
     segmentor,
+    synthetic_conversations,
     synthetic_rollout,
     tiny_policy,
     tiny_qwen3_vl_moe,
@@ -99,6 +101,29 @@ def test_responses_of_other_lengths_are_padded(case, tmp_path, monkeypatch):
     work = _workload(batch.prompts, batch.response_mask, not policy)
     taken = max(measured.values()) - sum(standing(shape, replace(setup, state=0.0)).values())
     assert update_peak(shape, setup, work) == pytest.approx(taken, rel=0.15)
+
+
+@pytest.mark.parametrize('policy', [{}, dict(freeze_vision=True)], ids=['full', 'frozen vision'])
+def test_replies_count_with_their_images(policy, tmp_path):
+    """Three conversations of two turns of 20 tokens, and one of a turn that has no reply."""
+    model = segmentor(tiny_policy(tmp_path, layers=6), dict(policy, memory_budget=1e3),
+                      group_size=4)
+    batch, _ = synthetic_conversations(model, 112, prompts=1, group_size=4, length=20)
+    batch.response_mask[3, 20:] = False
+    batch.replies[3] = []
+    reply = batch.response_ids.shape[1] - 40
+    work = _workload(batch.prompts, batch.response_mask, True, batch.replies)
+    assert (work.response_tokens, work.reply_tokens) == (
+        math.ceil((3 * (40 + reply) + 20) / 4) - 3 * reply // 4, 3 * reply // 4)
+    assert work.all_images == {work.image: 4} and work.longest == 40 + reply
+    measured = measure_update(model, batch, steps=1)
+    del measured['optimizer step']
+    budget = model.policy.memory_budget
+    shape, setup = budget.shape, replace(budget.setup, entropy='grad', on_cpu=True)
+    taken = max(measured.values()) - sum(standing(shape, replace(setup, state=0.0)).values())
+    assert update_peak(shape, setup, work) == pytest.approx(taken, rel=0.15)
+    without = _workload(batch.prompts, batch.response_mask[:, :20], True)
+    assert update_peak(shape, setup, without) < 0.7 * taken
 
 
 @pytest.mark.parametrize('policy', [{}, LORA], ids=['full', 'LoRA'])

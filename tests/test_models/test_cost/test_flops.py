@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from measuring import (
     OTHERS,
+    ask_for_all_of_the_image,
     segmentor,
     shape_of,
+    synthetic_conversations,
     synthetic_rollout,
     tiny_policy,
     tiny_qwen3_vl_moe,
@@ -15,17 +18,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
+from mmdpad.geometry.crops import CropLimits
 from mmdpad.models import HFRollout
 from mmdpad.models.cost.flops import (
+    ROLLOUT,
     adapter_flops,
     forward_flops,
+    repeated_flops,
     rollout_flops,
     step_flops,
+    text_flops,
     update_flops,
 )
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import shared_prefix
+from mmdpad.models.rollouts.conversations import ConversationSampler
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +56,7 @@ def counted(call):
 def hidden_pairs(shape, work):
     """Operations of a forward pass on pairs that causal attention does not need."""
     square = work.prefixes * work.prompt_tokens**2
-    own = work.generated * (work.prompt_tokens + work.response_tokens)
+    own = work.responses * work.length * (work.prompt_tokens + work.length)
     return 4 * shape.text.attended * (
         square + own - work.prefix_pairs - work.response_pairs)
 
@@ -103,6 +111,58 @@ def test_a_step_of_another_family_costs_what_torch_counts(name, tmp_path):
     measured = counted(lambda: model.loss(rollout)['loss'].backward())
     measured -= hidden_pairs(shape, work) * 4
     assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize('name', ['full', 'frozen vision'])
+def test_a_step_of_conversations_costs_what_torch_counts(name, tmp_path):
+    policy, setup = SETUPS[name]
+    model = segmentor(tiny_policy(tmp_path, hidden=192), policy, group_size=4)
+    rollout, work = synthetic_conversations(model, 112, prompts=2, group_size=4, length=20)
+    setup, shape = replace(setup, rollout='none', groups=2), shape_of(model)
+    measured = counted(lambda: model.loss(rollout)['loss'].backward())
+    measured -= hidden_pairs(shape, work) * 4
+    assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize('fixed', [True, False])
+def test_a_rollout_of_conversations_computes_turns_again(fixed, tmp_path, monkeypatch):
+    """A fixed tower encodes each image once. Sampled are three turns of 20 tokens."""
+    model = segmentor(tiny_policy(tmp_path), dict(freeze_vision=fixed), group_size=2)
+    rollout, work = synthetic_conversations(model, 112, 2, 2, 20, turns=3)
+    head, image = model.policy, torch.zeros(3, 112, 112, dtype=torch.uint8)
+    head.end_tokens = [511]
+    ask_for_all_of_the_image(monkeypatch)
+    sampler = ConversationSampler(HFRollout(), head, 3, 1000, CropLimits(size=(112, 112)))
+    talks = []
+    measured = counted(lambda: talks.extend(sampler(
+        rollout.prompts, [image] * 2, [(112, 112)] * 2, group_size=2, max_new_tokens=20)[1]))
+    assert [talk.ended_by for talk in talks] == ['turns'] * 4
+    work = replace(work, reply_tokens=len(talks[0]) - 60)
+    setup = Setup(rollout='replicated', freeze_vision=fixed)
+    passes = step_flops(shape_of(model), setup, work)
+    found = {name: passes[name] for name in ROLLOUT}
+    assert total(found) == pytest.approx(measured, rel=0.1)
+    assert sum(found[ROLLOUT[1]].values()) > 0.3 * total(found)
+    kept = step_flops(shape_of(model), replace(setup, keeps_turns=True), work)
+    assert ROLLOUT[1] not in kept and kept['rollout'] == passes['rollout']
+
+
+def test_turns_that_are_computed_again_by_hand(head):
+    """Of six conversations: the prompt and the first turn, then also the first reply and the second
+    turn."""
+    shape = PolicyShape.of(head.model.config, dict(r=4))
+    image, crop = shape.image(112, 112), shape.image(56, 112)
+    work = Workload(2, 3, 65, 30, image, turns=3, reply_tokens=80, reply_images=2.0,
+                    reply_image=crop)
+    short, long = 65 + 10, 65 + 10 + 40 + 10
+    text = text_flops(shape, 6 * (short + long), 6 * (short * (short + 1) + long * (long + 1)) // 2)
+    vision = [shape.measurements.image_flops(one)[0] for one in (image, crop)]
+    found = repeated_flops(shape, Setup(), work)
+    assert found == dict(text=text, head=0, vision=6 * (2 * vision[0] + vision[1]))
+    assert repeated_flops(shape, Setup(freeze_vision=True), work)['vision'] == 0
+    adapter = shape.measurements.adapter(4)
+    assert repeated_flops(shape, Setup(lora_rank=4), work)['text'] == text + 2 * (
+        adapter.per_token * 6 * (short + long) + 2 * adapter.per_pass)
 
 
 def test_a_rollout_computes_its_prompts_once_per_response(tmp_path):

@@ -11,14 +11,17 @@ import torch
 from measuring import (
     OTHERS,
     StorageTracker,
+    ask_for_all_of_the_image,
     measure_update,
     segmentor,
     shape_of,
+    synthetic_conversations,
     synthetic_rollout,
     tiny_policy,
     tiny_qwen3_vl_moe,
 )
 
+from mmdpad.geometry.crops import CropLimits
 from mmdpad.models import HFRollout, SharedPrefixRollout
 from mmdpad.models.cost.memory import (
     full_shard,
@@ -31,6 +34,7 @@ from mmdpad.models.cost.memory import (
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup, Workload
 from mmdpad.models.heads import token_log_probs
+from mmdpad.models.rollouts.conversations import ConversationSampler
 
 CHECKPOINTING = dict(gradient_checkpointing=True)
 LORA = dict(lora=dict(r=8, lora_alpha=8))
@@ -223,6 +227,41 @@ def test_a_rollout_holds_what_was_measured(prompts, length, amp, tmp_path):
     weights = sum(p.nbytes for p in model.parameters())
     estimate = rollout_memory(shape, replace(setup, rollout='replicated'), work)
     assert weights + sum(estimate.values()) == pytest.approx(tracker.peak, rel=0.15)
+
+
+def test_the_last_turn_of_conversations_may_hold_the_most(head):
+    """Each of eight has keys and values of its own then, and a trained tower encodes all images."""
+    shape = PolicyShape.of(head.model.config)
+    image = shape.image(112, 112)
+    short = Workload(2, 4, 65, 30, image)
+    work = replace(short, turns=2, response_tokens=60, reply_tokens=90, reply_images=1.0,
+                   reply_image=image)
+    setup = Setup()
+    first, last = (rollout_memory(shape, replace(setup, keeps_turns=keeps), work)
+                   for keeps in (True, False))
+    assert first == rollout_memory(shape, setup, short)
+    alone = replace(short, prompts=8, group_size=1, prompt_tokens=65 + 30 + 90)
+    assert last['key-value cache'] in [shape.text.cached * 4 * 8 * length for length in (185, 215)]
+    assert sum(last.values()) >= sum(rollout_memory(shape, setup, alone).values())
+    assert rollout_memory(shape, Setup(freeze_vision=True), work)['prefill'] <= last['prefill']
+
+
+@pytest.mark.parametrize('fixed', [False, True])
+def test_a_rollout_of_conversations_holds_what_was_measured(fixed, tmp_path, monkeypatch):
+    model = segmentor(tiny_policy(tmp_path), dict(freeze_vision=fixed), group_size=8)
+    batch, work = synthetic_conversations(model, 112, prompts=1, group_size=8, length=20)
+    head, image = model.policy, torch.zeros(3, 112, 112, dtype=torch.uint8)
+    head.end_tokens = [511]
+    ask_for_all_of_the_image(monkeypatch)
+    sampler = ConversationSampler(SharedPrefixRollout(), head, 2, 1000,
+                                  CropLimits(size=(112, 112)))
+    tracker = StorageTracker([*model.parameters(), *model.buffers()])
+    with tracker:
+        _, talks = sampler(batch.prompts, [image], [(112, 112)], group_size=8, max_new_tokens=20)
+    work = replace(work, reply_tokens=len(talks[0]) - 40)
+    estimate = rollout_memory(shape_of(model), Setup(freeze_vision=fixed), work)
+    weights = sum(p.nbytes for p in model.parameters())
+    assert weights + sum(estimate.values()) == pytest.approx(tracker.peak, rel=0.2)
 
 
 def test_moments_are_not_added_up_and_shards_divide_what_is_per_weight(head):

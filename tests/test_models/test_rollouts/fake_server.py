@@ -25,7 +25,7 @@ class FakeServer:
         self.llm = fake_vllm.LLM(
             POLICY_WEIGHTS, dtype='float32', seed=0, tensor_parallel_size=1,
             gpu_memory_utilization=0.5, max_model_len=512, enable_sleep_mode=False,
-            logprobs_mode='processed_logprobs', limit_mm_per_prompt=None)
+            logprobs_mode='processed_logprobs', limit_mm_per_prompt=dict(image=3))
         self.lock = threading.Lock()
         fake = self
 
@@ -75,20 +75,24 @@ class FakeServer:
         self.scale_out = 400
         self.clamp = lambda value: value
         self.llm.seen.clear()
-        model = dict(dtype='torch.float32', logprobs_mode='processed_logprobs', max_model_len=512)
+        self.model_config = dict(
+            dtype='torch.float32', logprobs_mode='processed_logprobs', max_model_len=512,
+            multimodal_config=dict(limit_per_prompt=dict(image=dict(count=3))))
         self.pages = {'/version': (200, dict(version='0.30.0')), '/server_info': (200, dict(
-            vllm_config=dict(model_config=model, device_config=dict(device='cpu'),
+            vllm_config=dict(model_config=self.model_config, device_config=dict(device='cpu'),
                              scheduler_config=dict(enable_chunked_prefill=False))))}
 
     def answer(self, body):
         given = body['sampling_params']
         given['logit_bias'] = {int(token): bias for token, bias in given['logit_bias'].items()}
-        (part, ) = body['content_parts']
-        kind, _, data = part['url'].partition(';base64,')
-        assert (part['type'], kind) == ('image_url', 'data:image/png')
+        images = []
+        for part in body['content_parts']:
+            kind, _, data = part['url'].partition(';base64,')
+            assert (part['type'], kind) == ('image_url', 'data:image/png')
+            images.append(Image.open(io.BytesIO(base64.b64decode(data))))
         found = self.llm._answer(dict(
-            prompt_token_ids=body['token_ids'], multi_modal_uuids={'image': [part['uuid']]},
-            multi_modal_data={'image': Image.open(io.BytesIO(base64.b64decode(data)))}),
+            prompt_token_ids=body['token_ids'], multi_modal_data={'image': images},
+            multi_modal_uuids={'image': [part['uuid'] for part in body['content_parts']]}),
             fake_vllm.SamplingParams(**given))
         return dict(prompt_token_ids=found.prompt_token_ids, choices=[
             dict(index=row.index, token_ids=row.token_ids, finish_reason=row.finish_reason,

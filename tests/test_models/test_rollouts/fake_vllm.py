@@ -47,7 +47,9 @@ class LLM:
         assert (dtype, tensor_parallel_size, logprobs_mode) == (
             'float32', 1, 'processed_logprobs')
         self.head = VLMReasoningHead(model, prompt_template=SHAPES_PROMPT_TEMPLATE).eval()
+        self.ends = self.head.end_tokens
         self.can_sleep = enable_sleep_mode
+        self.max_images = limit_mm_per_prompt['image']
         self.awake = {'weights', 'kv_cache'}
         self.seen: dict[str, tuple] = {}  # what the vision tower made of images, by their names
         self.llm_engine = self
@@ -100,7 +102,8 @@ class LLM:
 
     def _answer(self, request, params):
         assert request.keys() == {'prompt_token_ids', 'multi_modal_data', 'multi_modal_uuids'}
-        assert params.stop_token_ids == self.head.end_tokens and params.ignore_eos
+        assert {*self.ends} <= {*params.stop_token_ids} and params.ignore_eos
+        self.head.end_tokens = params.stop_token_ids
         assert not params.detokenize
         assert params.logit_bias == dict.fromkeys(self.head.vision_token_ids, -100.0)
         prompt = self._expand(request)
@@ -122,20 +125,28 @@ class LLM:
         return SimpleNamespace(prompt_token_ids=prompt.input_ids.tolist(), outputs=outputs[::-1])
 
     def _expand(self, request):
-        processor, image_token = self.head.processor, self.head.model.config.image_token_id
-        values = processor.image_processor(images=[request['multi_modal_data']['image']],
-                                           return_tensors='pt')
-        count = int(values['image_grid_thw'].prod()) // processor.image_processor.merge_size**2
-        assert request['prompt_token_ids'].count(image_token) == 1
-        ids = torch.tensor([token for given in request['prompt_token_ids']
-                            for token in [given] * (count if given == image_token else 1)])
-        prompt = EncodedPrompt(ids, (ids == image_token).int(), values['pixel_values'],
-                               values['image_grid_thw'])
-        (name, ) = request['multi_modal_uuids']['image']
+        image_token = self.head.model.config.image_token_id
+        images = request['multi_modal_data']['image']
+        assert request['prompt_token_ids'].count(image_token) == len(images) <= self.max_images
+        seen = [self._see(*given) for given in zip(
+            images, request['multi_modal_uuids']['image'], strict=True)]
+        counts = iter(seen)
+        ids = torch.tensor([token for given in request['prompt_token_ids'] for token in
+                            [given] * (len(next(counts)[2][0]) if given == image_token else 1)])
+        pixels, grids, visions = zip(*seen, strict=True)
+        return EncodedPrompt(
+            ids, (ids == image_token).int(), torch.cat(pixels), torch.cat(grids),
+            tuple(torch.cat(level) for level in zip(*visions, strict=True)))
+
+    def _see(self, image, name):
+        """Pixels and grid of an image, and its features, unless one of that name was seen."""
+        values = self.head.processor.image_processor(images=[image], return_tensors='pt')
+        pixels, grid = values['pixel_values'], values['image_grid_thw']
         if name not in self.seen:
-            self.seen[name] = self.head.encode_images([prompt])[0].vision
-        prompt.vision = self.seen[name]
-        return prompt
+            none = torch.zeros(0, dtype=torch.long)
+            (self.seen[name], ) = self.head.family.encode_images(
+                self.head.model, [EncodedPrompt(none, none, pixels, grid)])
+        return pixels, grid, self.seen[name]
 
 
 def install(monkeypatch) -> list[LLM]:

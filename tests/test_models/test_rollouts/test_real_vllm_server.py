@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from mmengine.runner import Runner
-from test_real_vllm import Case, environment_python
+from test_real_vllm import MAX_LENGTH, Case, environment_python
 
 from mmdpad.models import SharedPrefixRollout, VLLMServerRollout
 from mmdpad.models.non_finite import NonFiniteError
@@ -41,7 +41,8 @@ class Started:
             self.process = subprocess.Popen(
                 [sys.executable, '-m', 'mmdpad', 'serve-rollouts', 'tiny_shapes', '--python',
                  python, '--port', str(self.port), '--cfg-options',
-                 'model.rollout_engine.dtype=float32'],
+                 'model.rollout_engine.dtype=float32',
+                 f'model.conversation=dict(max_turns=3,max_tokens={MAX_LENGTH})'],
                 cwd=folder, env={**os.environ, 'PYTHONPATH': path}, stdout=file,
                 stderr=subprocess.STDOUT)
 
@@ -97,6 +98,11 @@ def test_answers_are_those_of_the_present_weights(case, monkeypatch):
         case.check()  # without a hand-over
     case.check()
     assert not case.engine.lost
+
+
+def test_conversations_with_several_images(case, monkeypatch):
+    talks = case.check_conversations(monkeypatch)
+    assert any(talk.replies for talk in talks) and not case.engine.lost
 
 
 def test_a_server_started_otherwise_is_refused(case, servers):

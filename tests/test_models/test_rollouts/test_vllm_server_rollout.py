@@ -306,9 +306,14 @@ def config_of(server):
     return server.pages['/server_info'][1]['vllm_config']
 
 
+def test_a_server_without_a_limit_of_images_takes_many(servers):
+    servers[0].model_config['multimodal_config'].update(limit_per_prompt={})
+    assert check_server(Server(servers[0].url), 'float32') == (512, 999)
+
+
 @pytest.mark.parametrize('fault', WRONG)
 def test_a_server_of_no_use_is_refused_before_the_start(servers, fault):
-    assert check_server(Server(servers[0].url), 'float32') == 512
+    assert check_server(Server(servers[0].url), 'float32') == (512, 3)
     change, told = WRONG[fault]
     change(servers[0])
     with pytest.raises(ServerError, match=told) as found:

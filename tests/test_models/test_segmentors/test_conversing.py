@@ -163,3 +163,19 @@ def test_a_prompt_that_does_not_fit_is_a_warning(tiny_config, monkeypatch, templ
     model = MODELS.build(dict(tiny_config.model, policy=policy, conversation=settings))
     assert ''.join(said).startswith(warned) and bool(said) == bool(warned)
     assert isinstance(model.conversations, ConversationSampler) == (settings is not None)
+
+
+def test_a_fixed_tower_encodes_the_images_of_replies_before_an_update(build, config, batch,
+                                                                      monkeypatch):
+    """Those that the engine saw with its own copy of the weights: all in one call, in which all
+    processes take part."""
+    model = build([CALL, BAD, CALL, ANSWER], [ANSWER] * 3,
+                  policy=dict(config['policy'], freeze_vision=True))
+    model.conversations.engine.copies_weights = True
+    encode, counts = type(model.policy.family).encode_images, []
+    monkeypatch.setattr(type(model.policy.family), 'encode_images', lambda self, policy, prompts: (
+        counts.append(len(prompts)), encode(self, policy, prompts))[1])
+    data = model.data_preprocessor(batch, False)
+    started = model.start_rollout(**data, group_size=2, max_new_tokens=200)
+    assert counts == [2 + 2]
+    assert all(reply.vision for talk in started.talks for reply in talk.replies)

@@ -163,6 +163,7 @@ def test_an_engine_says_whether_it_repeats_prompts():
         cost = read_config_cost(config_of('qwen7b_reasonseg', **{
             'model.rollout_engine': dict(type=engine)}))
         assert cost.setup.rollout == expected
+        assert cost.setup.keeps_turns == engine.startswith('VLLM')
 
 
 def test_supervised_training_has_neither_rollout_nor_reference():
@@ -178,6 +179,54 @@ def test_every_config_of_the_toy_is_estimated():
         assert any('counted' in note for note in cost.notes)
         text = format_report(make_report(cost, 2, 24.0, with_response_tokens(cost, config, 50)))
         assert 'TFLOP' in text and 'fits' in text and 'not built' in text
+
+
+def test_conversations_are_counted_at_their_longest():
+    """Of two turns of 200 tokens; the largest crop has 20 x 20 tokens of 28 x 28 pixels."""
+    plain = read_config_cost(config_of('qwen7b_reasonseg'))
+    config = config_of('qwen7b_reasonseg', **{'model.conversation': dict(max_turns=2)})
+    cost = read_config_cost(config)
+    work, text = cost.work, cost.work.reply_tokens - 400
+    assert 40 < text < 70 and work.reply_image.tokens == 400
+    assert work == replace(plain.work, turns=2, response_tokens=400, reply_tokens=400 + text,
+                           reply_images=1.0, reply_image=cost.shape.image(560, 560))
+    told, = {*cost.notes} - {*plain.notes}
+    assert told.startswith(f'conversations: 2 turns each, the most that they can have, and '
+                           f'{400 + text} tokens in a reply (400 of the largest image)')
+    longest = with_response_tokens(cost, config, cost.max_tokens)
+    assert longest.work.response_tokens == 2 * 1300
+    report = make_report(cost, longest=longest)
+    tokens = report['tokens']
+    assert (tokens['turns'], tokens['replies'], tokens['images_per_pass']) == (
+        2, 400 + text, 16 + 128)
+    assert tokens['per_pass'] == 16 * 1100 + 128 * (2 * 200 + 400 + text)
+    again = report['flops']['rollout, turns again']
+    assert report['rollout_flops'] == sum(report['flops']['rollout'].values()) + sum(
+        again.values())
+    shown = format_report(report)
+    assert f'400 per response in 2 turns, with {400 + text} of replies (1 images)' in shown
+    assert f'with all conversations at the limit of {3000 + text} tokens' in shown
+    config.model.policy.prompt_template = 'find "{question}", or check <mask>...</mask>'
+    assert read_config_cost(config).work.reply_image == work.image  # with a mask on it
+    before = make_report(plain, longest=with_response_tokens(plain, config, 1300))
+    assert report['longest']['peak'] > before['longest']['peak']
+
+
+@pytest.mark.parametrize('given, turns, written, replied', [
+    (dict(max_turns=4, limits=dict(size=(280, 140))), 4, 800, 150),
+    (dict(max_turns=4, max_tokens=2000, limits=dict(size=(280, 140))), 4, 800, 150),
+    (dict(max_turns=9, max_tokens=1700, limits=dict(size=(280, 140))), 4, 800, 150),
+    (dict(max_turns=2, max_tokens=1700), 1, 200, 0), (dict(max_turns=1), 1, 200, 0)])
+def test_limits_of_conversations(given, turns, written, replied):
+    """A reply has 50 tokens of a crop and about as many of text; a turn of 1300 may follow it."""
+    config = config_of('qwen7b_reasonseg', **{'model.conversation': given})
+    work = read_config_cost(config).work
+    assert (work.turns, work.response_tokens) == (turns, written)
+    text = (work.reply_tokens - replied) / max(1, turns - 1)
+    assert text == 0 if turns == 1 else 40 < text < 70
+    longest = with_response_tokens(read_config_cost(config), config, 1300).work
+    assert longest.length == min(turns * 1300 + work.reply_tokens, (
+        given.get('max_tokens', 4096) if turns > 1 else 1300))
 
 
 def test_switches_of_a_config():
