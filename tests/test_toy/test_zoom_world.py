@@ -16,8 +16,8 @@ from mmdpad.toy.shapes_world import COLORS, make_scene
 from mmdpad.toy.zoom_world import SHRINK, TINY_IMAGE_SIZE, make_tiny_scene, place_card
 
 TOOLS = Path(__file__).parents[2] / 'tools/toy'
-MODULES = ('arguments', 'common', 'make_policy', 'muon', 'policy_data', 'policy_eval', 'policy_files',
-           'zoom_data')
+MODULES = ('arguments', 'common', 'make_policy', 'muon', 'policy_data', 'policy_eval',
+           'policy_files', 'zoom_data')
 SCENES = [make_tiny_scene('val', i) for i in range(20)]
 
 
