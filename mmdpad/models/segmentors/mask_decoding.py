@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
-import numpy as np
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmdpad.geometry.boxes import overlaps, union_box
 from mmdpad.geometry.coordinates import scale_boxes, scale_points
 from mmdpad.models.decoders import ConceptDecoder
 from mmdpad.structures import AnsweredObject
 
 Shape = tuple[int, int]
+Answer = tuple[Sequence[AnsweredObject], str | None]
+Window = tuple[int, int, int, int]
 
 
 def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
-                 model_shape: Shape, caption: str | None = None) -> InstanceData:
+                 model_shape: Shape, caption: str | None = None,
+                 window: Window | None = None) -> InstanceData:
     """Decode the masks of n objects in one image.
 
     Args:
@@ -30,6 +32,11 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
         image: uint8 (3, H, W), RGB, the original frame.
         model_shape: (h, w) of the model image.
         caption: The caption of the answer that all these objects belong to, or None.
+        window: XYXY in whole pixels of the original frame; x2 and y2 are outer edges. The decoder
+            sees only this part of the image, so that a small object is larger in its input. What
+            is beyond the image is cut off, and a window that does not hold all pixels of the boxes
+            is extended by them. Points outside move to its border, as they do to an image's. None
+            for the whole image.
 
     Returns:
         ``bboxes`` (n, 4) and ``points`` (n, P, 2) in the original frame, ``masks`` bool (n, H, W),
@@ -38,49 +45,43 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
 
     Raises:
         RuntimeError: There is no decoder.
+        ValueError: ``window`` is no such box, or covers nothing of the image.
     """
-    decoder = _existing(decoder)
-    boxes, points = _place(objects, image, model_shape)
-    return _instances(boxes, points, *decoder(
-        _pixels(image), boxes, points, *([caption] if takes_text(decoder) else [])))
+    return decode_group(decoder, [(objects, caption)], image, model_shape, [window])[0]
 
 
-def decode_group(decoder: nn.Module | None,
-                 answers: Sequence[tuple[Sequence[AnsweredObject], str | None]], image: Tensor,
-                 model_shape: Shape) -> list[InstanceData]:
-    """Decode the masks of several answers about one image, which is encoded once.
+def decode_group(decoder: nn.Module | None, answers: Sequence[Answer], image: Tensor,
+                 model_shape: Shape,
+                 windows: Sequence[Window | None] | None = None) -> list[InstanceData]:
+    """Decode the masks of several answers about one image, which is encoded once, or once for each
+    part of it that the decoder sees.
 
     Args:
         decoder, image, model_shape: As for :func:`decode_masks`.
         answers: Objects and caption of each answer.
+        windows: The window of each answer, see :func:`decode_masks`; None without any.
 
     Returns:
         For each answer what :func:`decode_masks` returns.
 
     Raises:
-        RuntimeError: There is no decoder.
+        RuntimeError, ValueError: See :func:`decode_masks`.
     """
-    decoder = _existing(decoder)
-    if isinstance(decoder, ConceptDecoder):
-        places = [_place(objects, image, model_shape) for objects, _ in answers]
-        found = decoder.decode_answers(_pixels(image), [
-            (*place, caption) for place, (_, caption) in zip(places, answers, strict=True)])
-        return [_instances(*place, *own) for place, own in zip(places, found, strict=True)]
-    if takes_text(decoder):
-        return [decode_masks(decoder, objects, image, model_shape, caption)
-                for objects, caption in answers]
-    together = decode_masks(decoder, [item for objects, _ in answers for item in objects], image,
-                            model_shape)
-    ends = accumulate((len(objects) for objects, _ in answers), initial=0)
-    return [together[start:end] for start, end in pairwise(ends)]
-
-
-def _instances(boxes: Tensor, points: Tensor, masks: Tensor, scores: Tensor,
-               *fallback: Tensor) -> InstanceData:
-    """What :func:`decode_masks` returns."""
-    return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
-                        labels=torch.zeros(len(boxes), dtype=torch.long),
-                        **(dict(fallback=fallback[0]) if fallback else {}))
+    if decoder is None:
+        raise RuntimeError('`model.decoder` should be a mask decoder, but got None; configure one')
+    shape = (image.shape[-2], image.shape[-1])
+    places = [_place(objects, shape, model_shape) for objects, _ in answers]
+    rows_of: dict[Window, list[int]] = {}
+    for row, (boxes, _) in enumerate(places):
+        window = windows[row] if windows else None
+        seen = (0, 0, shape[1], shape[0]) if window is None else _extend(window, boxes, shape)
+        rows_of.setdefault(seen, []).append(row)
+    decoded: dict[int, InstanceData] = {}
+    for seen, rows in rows_of.items():
+        found = _decode(decoder, [places[row] for row in rows],
+                        [answers[row][1] for row in rows], image, seen)
+        decoded.update(zip(rows, found, strict=True))
+    return [decoded[row] for row in range(len(answers))]
 
 
 def takes_text(decoder: nn.Module) -> bool:
@@ -88,22 +89,58 @@ def takes_text(decoder: nn.Module) -> bool:
     return getattr(decoder, 'takes_text', False)
 
 
-def _existing(decoder: nn.Module | None) -> nn.Module:
-    if decoder is None:
-        raise RuntimeError('`model.decoder` should be a mask decoder, but got None; configure one')
-    return decoder
+def _decode(decoder: nn.Module, places: Sequence[tuple[Tensor, Tensor]],
+            captions: Sequence[str | None], image: Tensor, seen: Window) -> list[InstanceData]:
+    """Decode the masks of answers, given as boxes and points, in the same part of an image."""
+    left, top, right, bottom = seen
+    pixels = image[:, top:bottom, left:right].permute(1, 2, 0).cpu().numpy()
+    moved = [(boxes - boxes.new_tensor([left, top, left, top]),
+              points - points.new_tensor([left, top])) for boxes, points in places]
+    found: Sequence[Sequence[Tensor]]
+    if isinstance(decoder, ConceptDecoder):
+        found = decoder.decode_answers(pixels, [
+            (*place, caption) for place, caption in zip(moved, captions, strict=True)])
+    elif takes_text(decoder):
+        found = [decoder(pixels, *place, caption)
+                 for place, caption in zip(moved, captions, strict=True)]
+    else:  # all objects at once; those without any have no certain number of points
+        some = [place for place in moved if len(place[0])] or moved[:1]
+        together = decoder(pixels, *map(torch.cat, zip(*some, strict=True)))
+        counts = [len(boxes) for boxes, _ in places]
+        found = [*zip(*(values.split(counts) for values in together), strict=True)]
+    return [_instances(*place, *own, shape=(image.shape[-2], image.shape[-1]), seen=seen)
+            for place, own in zip(places, found, strict=True)]
 
 
-def _pixels(image: Tensor) -> np.ndarray:
-    """The image as the array (H, W, 3) that decoders take."""
-    return image.permute(1, 2, 0).cpu().numpy()
+def _instances(boxes: Tensor, points: Tensor, masks: Tensor, scores: Tensor, *fallback: Tensor,
+               shape: Shape, seen: Window) -> InstanceData:
+    """What :func:`decode_masks` returns, given the masks in the part that the decoder saw."""
+    left, top, right, bottom = seen
+    if masks.shape[1:] != shape:
+        part, masks = masks, masks.new_zeros(len(masks), *shape)
+        masks[:, top:bottom, left:right] = part
+    return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
+                        labels=torch.zeros(len(boxes), dtype=torch.long),
+                        **(dict(fallback=fallback[0]) if fallback else {}))
 
 
-def _place(objects: Sequence[AnsweredObject], image: Tensor,
+def _place(objects: Sequence[AnsweredObject], shape: Shape,
            model_shape: Shape) -> tuple[Tensor, Tensor]:
     """Boxes (n, 4) and points (n, P, 2) of objects, converted to the original frame."""
-    shape = (image.shape[-2], image.shape[-1])
     boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
     points = torch.tensor([item.points for item in objects]).reshape(
         len(objects), len(objects[0].points or ()) if objects else 1, 2)
     return scale_boxes(boxes, model_shape, shape), scale_points(points, model_shape, shape)
+
+
+def _extend(window: Window, boxes: Tensor, shape: Shape) -> Window:
+    """A window that holds the pixels of boxes (n, 4), too, cut off at the image's border."""
+    height, width = shape
+    if (len(window) != 4 or not all(isinstance(side, int) for side in window)
+            or not (window[0] < window[2] and window[1] < window[3] and overlaps(window, shape))):
+        raise ValueError(f'`window` should be (x1, y1, x2, y2) in whole pixels, with x1 < x2 and '
+                         f'y1 < y2, that overlaps the image of {width} x {height} pixels, but got '
+                         f'{window}; correct it')
+    first, last = boxes[:, :2].floor(), (boxes[:, 2:] + 0.5).floor()  # the last pixels belong to it
+    x1, y1, x2, y2 = union_box([window, *torch.cat([first, last + 1], 1).tolist()]) or window
+    return int(max(x1, 0)), int(max(y1, 0)), int(min(x2, width)), int(min(y2, height))

@@ -22,7 +22,7 @@ from mmdpad.models.rollouts.sampling import Responses, evaluating
 from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
-from mmdpad.structures import AnsweredObject, RolloutBatch
+from mmdpad.structures import RolloutBatch
 from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
 from . import answering_ahead, prediction, settings
@@ -378,15 +378,13 @@ class ReasoningSegmentor(BaseDetector):
 
         return find_answers(data_samples, inputs['model_image'], self._read, ask)
 
-    def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
-                     model_shape: tuple[int, int], caption: str | None = None) -> InstanceData:
+    def decode_masks(self, *args: Any, **kwargs: Any) -> InstanceData:
         """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
-        return decode_masks(self.decoder, objects, image, model_shape, caption)
+        return decode_masks(self.decoder, *args, **kwargs)
 
-    def decode_group(self, answers: Sequence[tuple[Sequence[AnsweredObject], str | None]],
-                     image: Tensor, model_shape: tuple[int, int]) -> list[InstanceData]:
+    def decode_group(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
         """Decode the masks of answers about one image, see :func:`.mask_decoding.decode_group`."""
-        return decode_group(self.decoder, answers, image, model_shape)
+        return decode_group(self.decoder, *args, **kwargs)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: return the responses as text, all that are sampled."""
