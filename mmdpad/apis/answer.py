@@ -50,6 +50,9 @@ class Answer(dict):
         objects = [dict(box=box, points=points, score=score) for box, points, score in zip(
             found.bboxes.tolist(), found.points.tolist() if 'points' in found
             else [[]] * len(found), found.scores.tolist(), strict=True)]
+        if 'negative_points' in found:
+            objects = [dict(item, negative_points=negatives) for item, negatives in zip(
+                objects, found.negative_points, strict=True)]
         if any(found.get('label_names', ())):  # not of boxes of evidence
             objects = [dict(item, label=label, description=description)
                        for item, label, description in zip(
@@ -88,6 +91,8 @@ class Answer(dict):
         return Regions(None if self['failure'] else self['mask'],
                        [item['box'] for item in objects], labels,
                        points=[point for item in objects for point in item['points']],
+                       negative_points=[point for item in objects
+                                        for point in item.get('negative_points', ())],
                        other_masks=[one['mask'] for one in self.get('samples', ())
                                     if not one['chosen'] and one['usable']
                                     and one['mask'] is not None])

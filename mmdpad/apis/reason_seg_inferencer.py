@@ -118,12 +118,13 @@ class ReasonSegInferencer(BaseInferencer):
             all add up to the time of the call) and ``failure``: None, or why the response could
             not be used; then ``mask`` is empty and ``box``, ``points`` and ``score`` are None. If
             an answer may name several objects, ``mask`` covers all of them, ``objects`` has a dict
-            of ``box``, ``points`` and ``score`` for each, and the three keys above belong to the
-            first. If the task decodes no masks, ``mask`` is None, and each of ``objects`` also has
-            ``label`` and ``description``; ``answer`` is the answer in words, None if the task asks
-            for none. Where one of several answers was chosen, ``samples`` has a dict of
-            ``response``, ``value`` (None without one), ``usable``, ``chosen`` and ``mask`` for
-            each, and ``abstained`` says whether all were rejected.
+            of ``box``, ``points`` and ``score`` for each (with ``negative_points`` if there are
+            any), and the three keys above belong to the first. If the task decodes no masks,
+            ``mask`` is None, and each of ``objects`` also has ``label`` and ``description``;
+            ``answer`` is the answer in words, None if the task asks for none. Where one of several
+            answers was chosen, ``samples`` has a dict of ``response``, ``value`` (None without
+            one), ``usable``, ``chosen`` and ``mask`` for each, and ``abstained`` says whether all
+            were rejected.
             With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
             :meth:`Answer.draw` makes it on request.
 

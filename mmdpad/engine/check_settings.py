@@ -31,6 +31,7 @@ from mmdpad.models.scorers.box_scorer import BoxScorer, not_a_scorer
 from mmdpad.models.segmentors.box_scores import check_labels
 from mmdpad.models.segmentors.concept_agent import check_limits
 from mmdpad.models.segmentors.settings import (
+    conversation_settings,
     CHOICE,
     TRAIN_CFG,
     evaluation_sampling,
@@ -125,6 +126,7 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
                     build_selector(given['select']).check_tasks(tasks)
             except REFUSALS as error:
                 yield describe_refusal(path, entry, error)
+    yield from _refusal(lambda _: conversation_settings(entry), 'conversation')(entry, path)
 
 
 def _check_engine(entry: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -189,6 +191,7 @@ _SETTINGS: dict[type, Callable[[Mapping[str, Any], str], Iterator[str]]] = {
     DetectorDecoder: _check_detector, SAMDecoder: _refusal(check_name, 'model'),
     PromptedDecoder: _refusal(check_areas, 'max_hole_area', 'max_sprinkle_area'),
     HFSAMDecoder: _refusal(check_dtype, 'dtype'),
-    ConceptAgent: _refusal(check_limits, 'max_rounds', 'max_instances', 'test_cfg'),
+    ConceptAgent: _refusal(check_limits, 'max_rounds', 'max_instances', 'test_cfg',
+                           'conversation'),
     ConceptDecoder: _refusal(check_concept, 'text', 'score_thr', 'min_iou'),
     CLIPDiscriminator: _refusal(check_precision, 'precision')}

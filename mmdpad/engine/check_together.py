@@ -20,6 +20,7 @@ from mmdpad.models.heads.attention_support import SHARED_PREFIX, attention_names
 from mmdpad.models.heads.quantization import NOT_SHARDED
 from mmdpad.models.rollouts import SharedPrefixRollout
 from mmdpad.models.segmentors.concept_agent import describe_unsuitable
+from mmdpad.models.segmentors.mask_decoding import find_unsuited
 from mmdpad.models.weights import first_line
 from mmdpad.registry import EVALUATOR, HOOKS, PARAM_SCHEDULERS, is_kind, type_name
 from mmdpad.rewards import ListedReward, list_rewards
@@ -113,6 +114,10 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
             yield from (f'`{one.path}`: {_name(one)} decodes masks with `model.decoder`, '
                         f'which is None; configure one' for one in list_rewards(config)
                         if one.needs('decoder'))
+        if of_ours and answers and config['model'].get('conversation') is None:
+            yield from (f'`{one.path}`: {_name(one)} scores conversations, but '
+                        f'`model.conversation` is None; set it, or leave the term out'
+                        for one in list_rewards(config) if one.needs('conversation'))
         if issubclass(kinds.get('model.policy', object), VLMReasoningHead):
             yield from find_unreached_norms(config)
         yield from _check_metrics(config, nodes)
@@ -126,6 +131,8 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
         yield (f'`model.rollout_engine` should not be SharedPrefixRollout with '
                f'`model.policy.attn_implementation={attention!r}`; set '
                f"`model.rollout_engine=dict(type='HFRollout')`")
+    if answers:
+        yield from find_unsuited(kinds.get('model.decoder'), find_tasks(config['model']))
     decoder = kinds.get('model.decoder', ConceptDecoder)
     if model and issubclass(model, ConceptAgent) and not issubclass(decoder, ConceptDecoder):
         yield f'`model.decoder`: {describe_unsuitable(decoder)}'

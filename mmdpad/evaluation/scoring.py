@@ -65,8 +65,9 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         target, 1 if no point is given, else 0) and ``boxes_right`` (:func:`boxes_are_right`), 0 and
         False for a failed sample, None if the model gives no points or boxes. The answer: those of
         :func:`describe_response`, where a mask that was not decoded is a failure, too; ``boxes``,
-        ``points``, ``scores``; from a decoder that takes captions also ``fallback``, of each
-        object; from an agent ``vlm_calls``, ``sam_calls`` and ``generated_tokens``.
+        ``points``, ``scores``; with any, ``negative_points``; from a decoder that takes captions
+        also ``fallback``, of each object; from an agent ``vlm_calls``, ``sam_calls`` and
+        ``generated_tokens``.
     """
     sample = as_counted(sample, ignore_regions)
     predicted = sample['pred_instances']
@@ -80,6 +81,8 @@ def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) ->
         boxes_right=None if boxes is None else failure is None and boxes_are_right(
             boxes.tolist(), _target_boxes(sample)),
         boxes=_plain(boxes), points=_plain(points), scores=_plain(predicted.get('scores')),
+        **(dict(negative_points=predicted['negative_points'])
+           if 'negative_points' in predicted else {}),
         **(dict(fallback=_plain(predicted['fallback'])) if 'fallback' in predicted else {}),
         **describe_response(sample) | dict(
             failure=failure and failure.reason, failure_detail=failure and failure.detail),

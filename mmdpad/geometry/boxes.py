@@ -102,6 +102,17 @@ def covered_share(box: Sequence[float], shape: tuple[int, int]) -> float:
             / (height * width))
 
 
+def contained_share(box: Sequence[float], other: Sequence[float]) -> float:
+    """The share of the area of a box XYXY, which has one, that lies in another box.
+
+    >>> contained_share((0, 0, 4, 2), (3, 1, 9, 9))
+    0.125
+    """
+    width, height = (max(min(box[axis + 2], other[axis + 2]) - max(box[axis], other[axis]), 0)
+                     for axis in (0, 1))
+    return width * height / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
 def enlarge(box: Sequence[float], margin: float) -> Box:
     """Move every side of a box XYXY outward by a fraction of the box's width or height.
 

@@ -106,5 +106,6 @@ def convert_answer(answer: ReasoningOutput | ParseFailure,
     returns a tuple of as many numbers."""
     return replace(answer, objects=tuple(
         replace(found, box=found.box and convert(found.box),
-                points=found.points and tuple(map(convert, found.points)))
+                points=found.points and tuple(map(convert, found.points)),
+                negative_points=tuple(map(convert, found.negative_points)))
         for found in answer.objects))

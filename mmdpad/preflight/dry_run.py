@@ -282,9 +282,10 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         if not config.get(name):
             yield f'`{name}` should be set for training, but is not; add it'
     train_cfg = config.get('train_cfg') or {}
-    sampling = TRAIN_CFG
+    sampling, converses = TRAIN_CFG, False
     if _is(config.get('model'), ReasoningSegmentor, nodes):
         sampling = training_sampling(config.model.get('train_cfg') or {})
+        converses = config.model.get('conversation') is not None
     if not _is(train_cfg, GRPOTrainLoop, nodes) or not config.get('train_dataloader'):
         return
     batch = config.train_dataloader.get('batch_size', 1)
@@ -297,7 +298,7 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         max_staleness=train_cfg.get('max_staleness', 0),
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0),
         replay_size=train_cfg.get('replay_size', 0), is_sharded=bool(config.get('strategy')),
-        group_size=sampling['group_size'])
+        group_size=sampling['group_size'], converses=converses)
     yield from _check_loss(config, sampling, nodes)
     names: list[str] = []
     known = None

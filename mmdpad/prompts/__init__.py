@@ -27,6 +27,7 @@ from .template import (
     format_objects_response,
     format_question_answer,
     format_response,
+    format_zoom,
     normalize_question,
     well_formed,
 )
@@ -34,8 +35,9 @@ from .template import (
 __all__ = [
     'FAILURE_REASONS', 'MAX_OBJECTS', 'TAGS', 'TEMPLATES', 'Place', 'Places', 'build_messages',
     'find_clashing_labels', 'follows_template', 'format_detections', 'format_objects_response',
-    'format_question_answer', 'format_response', 'locate_detections', 'normalize_answer',
-    'normalize_label', 'normalize_question', 'noun_phrase', 'parse_detections',
-    'parse_objects_solution', 'parse_question_answer', 'parse_response', 'parse_solution',
-    'read_choice', 'read_number', 'read_parts', 'vqa_accuracy', 'well_formed', 'with_choices'
+    'format_question_answer', 'format_response', 'format_zoom', 'locate_detections',
+    'normalize_answer', 'normalize_label', 'normalize_question', 'noun_phrase',
+    'parse_detections', 'parse_objects_solution', 'parse_question_answer', 'parse_response',
+    'parse_solution', 'read_choice', 'read_number', 'read_parts', 'vqa_accuracy', 'well_formed',
+    'with_choices'
 ]

@@ -15,6 +15,7 @@ from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 from .template import (
     ANSWER_KEYS,
     DETECTION_KEYS,
+    NEGATIVES_KEY,
     OBJECT_KEYS,
     OBJECTS_KEYS,
     TAGS,
@@ -36,6 +37,8 @@ FAILURE_REASONS = {
 MAX_OBJECTS = 100
 """Default limit on the objects in an answer: as many detections as COCO's evaluation counts per
 image, and several times what fits into the published response length."""
+MAX_NEGATIVES = 16
+"""Limit on the negative points of an object, which all go into each step of a mask decoder."""
 # Longer answers are not read. This is twenty times what 100 objects need; parsing JSON may need
 # many times its length in time and memory.
 _LONGEST_ANSWER = 100_000
@@ -63,8 +66,8 @@ def follows_template(text: str, caption: bool = True) -> bool:
 
 
 def parse_response(text: str, reference_compatible: bool = False,
-                   several_objects: bool = False,
-                   max_objects: int = MAX_OBJECTS) -> ReasoningOutput | ParseFailure:
+                   several_objects: bool = False, max_objects: int = MAX_OBJECTS,
+                   negative_points: bool = False) -> ReasoningOutput | ParseFailure:
     """Parse a response, in time and memory linear in its length.
 
     Args:
@@ -74,6 +77,9 @@ def parse_response(text: str, reference_compatible: bool = False,
         several_objects: The answer is a JSON list of objects; an empty list means "no target".
             Otherwise the answer is a single object. :mod:`.template` has both forms.
         max_objects: The longest list accepted; no object of a longer list is read.
+        negative_points: Read the optional ``negative_points`` of objects, a list of at most
+            :data:`MAX_NEGATIVES` points (x, y); otherwise they are ignored like any unknown key. A
+            null is like an empty list, and anything else is a failure like a bad point.
 
     Returns:
         A :class:`ReasoningOutput` if every object in the answer has its points and a box with
@@ -85,10 +91,11 @@ def parse_response(text: str, reference_compatible: bool = False,
     answer = None if body is None else _bracketed(body, '[]' if several_objects else '{}')
     if answer is None and reference_compatible and not several_objects:
         answer = find_reference_object(text)
+    read = partial(_read_object, keys=OBJECTS_KEYS if several_objects else OBJECT_KEYS,
+                   negative_points=negative_points)
     if several_objects:
-        return _finish(parts, body, answer, partial(_read_object, keys=OBJECTS_KEYS), max_objects)
-    answers = None if answer is None else [answer]
-    return _finish(parts, body, answers, partial(_read_object, keys=OBJECT_KEYS))
+        return _finish(parts, body, answer, read, max_objects)
+    return _finish(parts, body, None if answer is None else [answer], read)
 
 
 def parse_detections(text: str,
@@ -184,12 +191,23 @@ def _finish(parts: dict[str, Any], body: str | None, entries: Any, read: Callabl
     return ParseFailure(*failure, **parts) if failure else ReasoningOutput(**parts)
 
 
-def _read_object(entry: Any, keys: Sequence[str]) -> _Read:
+def _read_object(entry: Any, keys: Sequence[str], negative_points: bool) -> _Read:
     values = entry if isinstance(entry, dict) else {}
     box_key, *point_keys = keys
     points = tuple(read_numbers(values.get(key), 2) for key in point_keys)
-    found = AnsweredObject(read_numbers(values.get(box_key), 4), None if None in points else points)
-    return found, _find_failure(values, keys, found.box, found.points is None)
+    negatives = _read_points(values.get(NEGATIVES_KEY)) if negative_points else ()
+    found = AnsweredObject(read_numbers(values.get(box_key), 4), None if None in points else points,
+                           negative_points=negatives or ())
+    return found, _find_failure(values, keys, found.box, found.points is None or negatives is None)
+
+
+def _read_points(values: Any) -> tuple[Any, ...] | None:
+    """A list of at most :data:`MAX_NEGATIVES` points, or null for none; None for anything else."""
+    points = [] if values is None else values
+    if not isinstance(points, list) or len(points) > MAX_NEGATIVES:
+        return None
+    found = tuple(read_numbers(point, 2) for point in points)
+    return None if None in found else found
 
 
 def _read_detection(entry: Any) -> _Read:

@@ -19,14 +19,21 @@ OBJECT_KEYS = ('bbox', 'points_1', 'points_2')
 """Keys of an answer about one object: its box, then its points (DPAD, Seg-Zero)."""
 OBJECTS_KEYS = ('bbox_2d', 'point_2d')
 """Keys of each entry in an answer that is a list of objects (VisionReasoner)."""
+NEGATIVES_KEY = 'negative_points'
+"""Optional key of an object in either form: points that are not of it."""
 DETECTION_KEYS = ('bbox_2d', 'label', 'description')
 """Keys of each entry in an answer that detects objects by class."""
 ANSWER_KEYS = ('answer', 'evidence')
 """Keys of an answer in words: the words, and a list of the boxes that show it."""
+ZOOM_TAGS = '<zoom>', '</zoom>'
+"""Around the box of a part of the image that the policy asks for (:mod:`mmdpad.prompts.zoom`)."""
+MASK_TAGS = '<mask>', '</mask>'
+"""Around an answer whose mask the policy asks for."""
 
 
 def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[float]],
-                    caption: str, coordinates: str = 'pixels') -> str:
+                    caption: str, coordinates: str = 'pixels',
+                    negative_points: Sequence[Sequence[float]] = ()) -> str:
     """Write a response about one object in the form that the format reward accepts.
 
     Args:
@@ -36,26 +43,27 @@ def format_response(think: str, box: Sequence[float], points: Sequence[Sequence[
         caption: Describes the object in the box.
         coordinates: Those coordinates, which decide on the rounding: to integers, or thousandths
             for 'relative_1'.
+        negative_points: (x, y) of points that are not of the object, which are only written if
+            there are any.
 
     Returns:
         ``<think>..</think>``, ``<answer>{json}</answer>`` and ``<caption>..</caption>``, separated
         by line breaks.
     """
-    return _response(think, _entry(OBJECT_KEYS, box, points, coordinates), caption)
+    return _response(think, _entry(OBJECT_KEYS, box, points, negative_points, coordinates), caption)
 
 
-def format_objects_response(think: str,
-                            objects: Sequence[tuple[Sequence[float], Sequence[Sequence[float]]]],
-                            caption: str, coordinates: str = 'pixels') -> str:
+def format_objects_response(think: str, objects: Sequence[tuple[Any, ...]], caption: str,
+                            coordinates: str = 'pixels') -> str:
     """:func:`format_response` for an answer that is a list.
 
     Args:
         think, caption, coordinates: As in :func:`format_response`.
-        objects: Box and points of each object; only the first point is written. An empty list
-            means "no target".
+        objects: Box and points of each object, of which only the first is written, and optionally
+            its negative points. An empty list means "no target".
     """
-    return _response(think, [_entry(OBJECTS_KEYS, *item, coordinates) for item in objects],
-                     caption)
+    return _response(think, [_entry(OBJECTS_KEYS, *(*item, ())[:3], coordinates)
+                             for item in objects], caption)
 
 
 def format_detections(think: str,
@@ -90,10 +98,25 @@ def format_question_answer(think: str, answer: str, evidence: Sequence[Sequence[
     return _response(think, dict(zip(ANSWER_KEYS, (answer, boxes), strict=True)), caption)
 
 
-def _entry(keys: tuple[str, ...], box: Sequence[float],
-           points: Sequence[Sequence[float]], coordinates: str) -> dict[str, list[float]]:
+def format_zoom(box: Sequence[float], coordinates: str = 'pixels') -> str:
+    """Write a call that asks for a part of the image, which follows the reasoning of a turn.
+
+    Args:
+        box: (x1, y1, x2, y2) in the policy's coordinates, of the image that was shown last.
+        coordinates: As in :func:`format_response`.
+
+    >>> format_zoom((10, 100, 200, 210))
+    '<zoom>[10, 100, 200, 210]</zoom>'
+    """
+    return json.dumps(_rounded(box, coordinates)).join(ZOOM_TAGS)
+
+
+def _entry(keys: tuple[str, ...], box: Sequence[float], points: Sequence[Sequence[float]],
+           negatives: Sequence[Sequence[float]], coordinates: str) -> dict[str, Any]:
     values = (box, *points)[:len(keys)]
-    return {key: _rounded(item, coordinates) for key, item in zip(keys, values, strict=True)}
+    entry = {key: _rounded(item, coordinates) for key, item in zip(keys, values, strict=True)}
+    return entry | ({NEGATIVES_KEY: [_rounded(point, coordinates) for point in negatives]}
+                    if negatives else {})
 
 
 def _rounded(values: Sequence[float], coordinates: str) -> list[float]:
@@ -129,12 +152,22 @@ _DESCRIBE = (
 _DESCRIBE_SEVERAL = (
     ' Last, between <caption> and </caption>, describe what the boxes hold so that it cannot be '
     'taken for anything else in the image.')
+_EXCLUDE = (
+    ' If something beside the object could be taken for a part of it, add "negative_points", a '
+    'list of points on that; else leave them out.')
 _DETECT = (
     'Detect these in the image: {question}. Look for every instance of each class, and for none of '
     'any other. First reason between <think> and </think>. Then answer between <answer> and '
     '</answer> with a JSON list {coordinates}: for each instance its bounding box (x1, y1, x2, '
     'y2), its class as written above, and a description that cannot be taken for any other '
     'instance in the image; an empty list [] if there is none.')
+_ZOOM = (
+    '\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part of '
+    'the image, as in {call}, and you are shown that part enlarged. Coordinates always refer to '
+    'the image that you were shown last.')
+_MASK = (
+    ' To check an answer before you give it, write it between <mask> and </mask> instead of '
+    '<answer> and </answer>, and you are shown the same image with its mask outlined.')
 _ANSWER = (
     'Answer the question "{question}" about the image. Look for what shows the answer. First '
     'reason between <think> and </think>. Then answer between <answer> and </answer> with JSON: '
@@ -147,14 +180,17 @@ def _examples(coordinates: str) -> dict[str, str]:
     """An example response to each template, by the template's name. Pixels and coordinates from 0
     to 1000 have the same numbers."""
     scale = 1e-3 if coordinates == 'relative_1' else 1
-    box, a, b, other, point = ([scale * v for v in values] for values in (
-        (10, 100, 200, 210), (30, 110), (35, 180), (225, 296, 706, 786), (302, 410)))
+    box, a, b, other, point, beside = ([scale * v for v in values] for values in (
+        (10, 100, 200, 210), (30, 110), (35, 180), (225, 296, 706, 786), (302, 410), (150, 190)))
     think, instance = 'your reasoning', ('class', 'a description of the instance')
     return dict(
         default=format_response(think, box, (a, b), 'a description of the object', coordinates),
+        negative_points=format_response(
+            think, box, (a, b), 'a description of the object', coordinates, [beside]),
         several_objects=format_objects_response(
             think, [(box, (a, b)), (other, (point, ))], 'a description of the objects',
             coordinates),
+        zoom=format_zoom(box, coordinates),
         detection=format_detections(think, [(box, *instance), (other, *instance)], coordinates),
         question_answering=format_question_answer(
             think, 'your answer', [box, other], 'a description of what the boxes hold',
@@ -162,7 +198,8 @@ def _examples(coordinates: str) -> dict[str, str]:
 
 
 EXAMPLES = _examples('pixels')
-"""Example responses that templates show, in pixels, by the name of the template."""
+"""Example responses that templates show, in pixels, by the name of the template; of 'zoom', the
+call."""
 
 
 def _template(instructions: str, example: str) -> str:
@@ -172,9 +209,13 @@ def _template(instructions: str, example: str) -> str:
 
 def _templates(examples: dict[str, str]) -> dict[str, str]:
     one = examples['default']
+    zoom = _template(_FIND + _DESCRIBE, one) + _ZOOM.format(call=examples['zoom'])
     return {
         'default': _template(_FIND + _DESCRIBE, one),
         'without_caption': _template(_FIND, one[:one.index('\n<caption>')]),
+        'zoom': zoom,
+        'zoom_and_mask': zoom + _MASK,
+        'negative_points': _template(_FIND + _EXCLUDE + _DESCRIBE, examples['negative_points']),
         'several_objects': _template(_FIND_SEVERAL + _DESCRIBE_SEVERAL,
                                      examples['several_objects']),
         'detection': _template(_DETECT, examples['detection']),
@@ -184,9 +225,11 @@ def _templates(examples: dict[str, str]) -> dict[str, str]:
 
 
 TEMPLATES = _templates(EXAMPLES)
-"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); one that asks for
-a list of objects; one that asks for all objects of some classes; and one that asks for an answer in
-words and its evidence. :mod:`mmdpad.tasks` read their answers."""
+"""Prompt templates by name: DPAD's; the same without a caption (as in Seg-Zero); DPAD's with an
+offer to look closer before the answer (:mod:`mmdpad.prompts.zoom`), and to check its mask; DPAD's
+with negative points; one that asks for a list of objects; one that asks for all objects of some
+classes; and one that asks for an answer in words and its evidence. :mod:`mmdpad.tasks` read their
+answers."""
 
 
 def normalize_question(text: str) -> str:

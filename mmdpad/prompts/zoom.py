@@ -2,8 +2,9 @@
 """Turns of a conversation in which the policy looks closer before it answers: how its calls are
 read, and what it is told in reply.
 
-A turn is reasoning followed by a call ``<zoom>[x1, y1, x2, y2]</zoom>`` or by the answer, which
-ends the conversation. Coordinates always refer to the image that was shown last.
+A turn is reasoning followed by a call or by the answer, which ends the conversation. A call is
+``<zoom>[x1, y1, x2, y2]</zoom>``, which shows a part of the image, or ``<mask>...</mask>`` around
+an answer, which shows its mask. Coordinates always refer to the image that was shown last.
 """
 
 from __future__ import annotations
@@ -16,21 +17,15 @@ from mmdpad.geometry.coordinates import round_coordinate
 from mmdpad.structures.reasoning_output import Box
 
 from .parser import after_reasoning, load_json, read_numbers
-from .template import TEMPLATES
-
-_OPENING, _CLOSING = '<zoom>', '</zoom>'
-
-ZOOM_TEMPLATE = TEMPLATES['default'] + (
-    f'\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part '
-    f'of the image, as in {_OPENING}[10, 100, 200, 210]{_CLOSING}, and you are shown that part '
-    f'enlarged. Coordinates always refer to the image that you were shown last.')
-"""Prompt template that asks for an answer about one object, or for a call before it."""
+from .template import MASK_TAGS, TEMPLATES, ZOOM_TAGS
 
 BAD_CALLS = {
     'several_calls': 'a turn should have one call',
-    'bad_box': f'a call should be {_OPENING}[x1, y1, x2, y2]{_CLOSING} with four numbers',
+    'bad_box': f'a call should be {"[x1, y1, x2, y2]".join(ZOOM_TAGS)} with four numbers',
     'empty_box': 'x2 should be larger than x1, and y2 larger than y1',
     'outside': 'the box should overlap the image',
+    'bad_mask': f'a call should be {"...".join(MASK_TAGS)} around a complete answer',
+    'no_masks': 'there are no masks to check',
 }
 """Why a call cannot be used -> what the policy is told of it."""
 
@@ -44,6 +39,16 @@ class Zoom(NamedTuple):
     """
 
     box: Box
+
+
+class ShowMask(NamedTuple):
+    """A call that asks for the mask of an answer.
+
+    Attributes:
+        answer: What the policy would write as the answer, without the tags around it.
+    """
+
+    answer: str
 
 
 class BadCall(NamedTuple):
@@ -65,10 +70,10 @@ def format_call(think: str, box: Sequence[float], coordinates: str = 'pixels') -
         coordinates: Those coordinates, as in :func:`mmdpad.prompts.format_response`.
     """
     values = [round_coordinate(value, coordinates) for value in box]
-    return f'<think>{think}</think>\n{_OPENING}{json.dumps(values)}{_CLOSING}'
+    return f'<think>{think}</think>\n{json.dumps(values).join(ZOOM_TAGS)}'
 
 
-def read_turn(text: str) -> Zoom | BadCall | None:
+def read_turn(text: str) -> Zoom | ShowMask | BadCall | None:
     """Read the call in a turn, in time linear in its length.
 
     Args:
@@ -79,12 +84,15 @@ def read_turn(text: str) -> Zoom | BadCall | None:
         last one, and what it says is read as any response (:func:`mmdpad.prompts.parse_response`).
     """
     rest = after_reasoning(text)
-    calls = rest.count(_OPENING)
+    calls = [tags for tags in (ZOOM_TAGS, MASK_TAGS) for _ in range(rest.count(tags[0]))]
     if not calls or '<answer>' in rest:
         return None
-    if calls > 1:
+    if len(calls) > 1:
         return BadCall('several_calls')
-    body, closed, _ = rest.partition(_OPENING)[2].partition(_CLOSING)
+    opening, closing = calls[0]
+    body, closed, _ = rest.partition(opening)[2].partition(closing)
+    if calls[0] == MASK_TAGS:
+        return ShowMask(body.strip()) if closed else BadCall('bad_mask')
     box = read_numbers(load_json(body), 4) if closed else None
     if box is None:
         return BadCall('bad_box')
@@ -93,16 +101,25 @@ def read_turn(text: str) -> Zoom | BadCall | None:
     return Zoom(box)
 
 
-def reply_text(found: tuple[int, int] | BadCall, looks_left: int) -> str:
+def offers_calls(template: str) -> bool:
+    """Whether a prompt template, or the one of this name, mentions a call."""
+    text = TEMPLATES.get(template, template)
+    return ZOOM_TAGS[0] in text or MASK_TAGS[0] in text
+
+
+def reply_text(found: tuple[int, int] | BadCall | None, looks_left: int) -> str:
     """Write the text of the reply to a call.
 
     Args:
-        found: (height, width) in pixels of the crop that the reply shows, or the call if it cannot
-            be used.
+        found: (height, width) in pixels of the crop that the reply shows; None if it shows a mask;
+            or the call if it cannot be used.
         looks_left: How many more calls will be replied to.
     """
     if isinstance(found, BadCall):
         text = f'Nothing is shown: {BAD_CALLS[found.reason]}.'
+    elif found is None:
+        text = ('This is the image that you were shown last, with the mask of your answer '
+                'outlined. Coordinates still refer to it.')
     else:
         text = (f'This is that part of the image, {found[1]} pixels wide and {found[0]} high. '
                 f'Coordinates now refer to this image.')

@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from .answers import AnswerReward, EvidenceIoUReward, score_answer, score_evidence
 from .composition import Place, RewardComposition, build_term, write_term
+from .conversation import CropContainsTargetReward, TurnCostReward
 from .detection import (
     CountReward,
     DetectionAPReward,
@@ -22,10 +23,12 @@ from .text import distinct_n, repetition
 
 __all__ = [
     'DISCRIMINATIVE_FORMS', 'AnswerReward', 'BoxIoUReward', 'BoxL1Reward', 'CountReward',
-    'DetectionAPReward', 'DetectionF1Reward', 'DetectionIoUReward', 'DiscriminativeOptions',
+    'CropContainsTargetReward', 'DetectionAPReward', 'DetectionF1Reward', 'DetectionIoUReward',
+    'DiscriminativeOptions',
     'DiscriminativeReward', 'EvidenceIoUReward', 'ListedReward', 'MaskReward', 'Place',
     'PointL1Reward', 'QuantileReward', 'ReasoningLengthReward', 'RejectionReward',
     'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
+    'TurnCostReward',
     'build_discriminator', 'build_term', 'discriminative_reward', 'distinct_n', 'list_rewards',
     'repetition', 'score_answer', 'score_evidence', 'score_objects', 'score_response', 'write_term'
 ]

@@ -189,7 +189,8 @@ class RewardComposition:
     the prompts of other tasks (NaN in ``rollout.rewards``), whose sum leaves it out.
 
     Its class sets ``needs_model = True`` if the term runs a network and cannot work from the texts
-    alone, and ``needs_decoder = True`` if that network is the decoder of the trained model.
+    alone, and ``needs_decoder = True`` if that network is the decoder of the trained model;
+    ``needs_conversation = True`` if responses have to be conversations (`model.conversation`).
 
     Args:
         terms: Name -> config of a registered term, with an optional ``weight`` (1.0) and optional

@@ -1,8 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """How well boxes and points fit the ground truth (R_geo of DPAD, taken from Seg-Zero).
 
-All boxes are (x1, y1, x2, y2) and all points (x, y), in pixels of the model image. Where answer and
-ground truth may hold several objects, a term is the sum over matched pairs (:func:`match_boxes`)
+All boxes are (x1, y1, x2, y2) and all points (x, y), in pixels of the model image, or with
+``frame='original'`` of the original image, in which small objects have more of them (targets are
+then exact with ``TargetsFromMask(whole_pixels=False)``). Where answer and ground truth may hold several objects, a term is the sum over matched pairs (:func:`match_boxes`)
 divided by the larger of the two counts, so missed and superfluous objects cost the same. Where the
 question has no target, an answer that says so earns 1. (VisionReasoner, arXiv 2505.12081, has these
 three terms and this mean; it matches by their sum.)
@@ -11,6 +12,7 @@ three terms and this mean; it matches by their sum.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from mmdpad.geometry.boxes import (
     match_boxes,
     matched_point_distance,
 )
+from mmdpad.geometry.coordinates import convert_answer, scale_pairs
 from mmdpad.registry import REWARDS
 from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
 
@@ -36,14 +39,16 @@ class BoxIoUReward:
 
     Args:
         threshold: IoU to exceed, in [0, 1); None gives the IoU itself, in [0, 1].
+        frame: 'model' or 'original', whose pixels are compared.
     """
 
-    def __init__(self, threshold: float | None = 0.5) -> None:
-        self.threshold = threshold
+    def __init__(self, threshold: float | None = 0.5, frame: str = 'model') -> None:
+        check_frame(frame)
+        self.threshold, self.frame = threshold, frame
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]; 0 without a readable box."""
-        return _mean_over_objects(rollout, self._score)
+        return _mean_over_objects(rollout, self._score, self.frame)
 
     def _score(self, box: Numbers, points: Points | None, target_box: Numbers,
                target_points: Points) -> float:
@@ -53,15 +58,17 @@ class BoxIoUReward:
 
 @REWARDS.register_module()
 class BoxL1Reward:
-    """1 if the mean corner difference is below ``threshold`` pixels of the model image."""
+    """1 if the mean corner difference is below ``threshold`` pixels of ``frame``, 'model' or
+    'original'."""
 
-    def __init__(self, threshold: float = 10.0) -> None:
-        self.threshold = threshold
+    def __init__(self, threshold: float = 10.0, frame: str = 'model') -> None:
+        check_frame(frame)
+        self.threshold, self.frame = threshold, frame
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1], 0 or 1 for single objects; 0 without a readable
         box."""
-        return _mean_over_objects(rollout, self._score)
+        return _mean_over_objects(rollout, self._score, self.frame)
 
     def _score(self, box: Numbers, points: Points | None, target_box: Numbers,
                target_points: Points) -> float:
@@ -73,16 +80,18 @@ class PointL1Reward:
     """1 if all points lie in the predicted box and on average within ``threshold`` of the target's.
 
     Args:
-        threshold: Bound of :func:`matched_point_distance`, in pixels of the model image.
+        threshold: Bound of :func:`matched_point_distance`, in pixels of ``frame``.
+        frame: 'model' or 'original', whose pixels are compared.
     """
 
-    def __init__(self, threshold: float = 100.0) -> None:
-        self.threshold = threshold
+    def __init__(self, threshold: float = 100.0, frame: str = 'model') -> None:
+        check_frame(frame)
+        self.threshold, self.frame = threshold, frame
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1], 0 or 1 for single objects; 0 without a readable box
         and points."""
-        return _mean_over_objects(rollout, self._score)
+        return _mean_over_objects(rollout, self._score, self.frame)
 
     def _score(self, box: Numbers, points: Points | None, target_box: Numbers,
                target_points: Points) -> float:
@@ -90,14 +99,36 @@ class PointL1Reward:
                      and matched_point_distance(points, target_points) < self.threshold)
 
 
-def _mean_over_objects(rollout: RolloutBatch, score: Score) -> Tensor:
-    """(B, G): the score of each response's objects against its prompt's targets."""
-    boxes = [boxes.tolist() for boxes in rollout.target_boxes]
-    points = [points.tolist() for points in rollout.target_points]
+def check_frame(frame: str) -> None:
+    """Raise ValueError unless this is a frame that terms can compare in."""
+    if frame not in ('model', 'original'):
+        raise ValueError(f"`frame` should be 'model' or 'original', but got {frame!r}; set one of "
+                         f'them')
+
+
+def _mean_over_objects(rollout: RolloutBatch, score: Score, frame: str) -> Tensor:
+    """(B, G): the score of each response's objects against its prompt's targets, in a frame."""
+    boxes: list[list[Numbers]] = [boxes.tolist() for boxes in rollout.target_boxes]
+    points: list[list[Points]] = [points.tolist() for points in rollout.target_points]
+    answers, size = rollout.parsed, rollout.group_size
+    if frame == 'original':
+        convert = to_original_frame(rollout)
+        boxes = [[move(box) for box in own] for move, own in zip(convert, boxes, strict=True)]
+        points = [[[*map(move, some)] for some in own]
+                  for move, own in zip(convert, points, strict=True)]
+        answers = [convert_answer(parsed, convert[row // size])
+                   for row, parsed in enumerate(answers)]
     return rollout.per_response([
-        score_objects(parsed, boxes[row // rollout.group_size], points[row // rollout.group_size],
-                      score)
-        for row, parsed in enumerate(rollout.parsed)])
+        score_objects(parsed, boxes[row // size], points[row // size], score)
+        for row, parsed in enumerate(answers)])
+
+
+def to_original_frame(rollout: RolloutBatch) -> list[Callable[[Numbers], tuple[float, ...]]]:
+    """For each of B prompts a function that converts numbers x, y, x, y, ... of boxes or points
+    from pixels of the model image to pixels of the original image."""
+    return [partial(scale_pairs, from_shape=(image.shape[-2], image.shape[-1]),
+                    to_shape=sample.ori_shape)
+            for image, sample in zip(rollout.model_images, rollout.data_samples, strict=True)]
 
 
 def score_objects(parsed: ReasoningOutput | ParseFailure, boxes: Sequence[Numbers],

@@ -45,7 +45,8 @@ class ListedReward:
         return list(_parts(self.config, self.scope))
 
     def needs(self, what: str) -> bool:
-        """Whether the term, or one nested in it, has ``needs_<what>`` ('model', 'decoder')."""
+        """Whether the term, or one nested in it, has ``needs_<what>`` ('model', 'decoder',
+        'conversation')."""
         return any(getattr(kind, f'needs_{what}', False) for kind, _ in self.parts)
 
 

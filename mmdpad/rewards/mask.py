@@ -83,7 +83,9 @@ class MaskReward:
         found = self.model.decode_group(
             [(() if isinstance(parsed, ParseFailure) else parsed.objects, parsed.caption)
              for parsed in group], rollout.images[prompt],
-            tuple(rollout.model_images[prompt].shape[-2:]))
+            tuple(rollout.model_images[prompt].shape[-2:]),
+            *([] if rollout.conversations is None else [self.model.windows_of(
+                rollout.conversations[first:first + rollout.group_size])]))
         for parsed, own in zip(group, found, strict=True):
             answer = dict(pred_instances=dict(masks=own.masks), reasoning=dict(parsed=parsed))
             yield (score_mask(sample | answer, self.ignore_regions)[2]['iou'],

@@ -21,12 +21,15 @@ class AnsweredObject:
         label: The name of the object's class; None if the task asks for none.
         description: Tells the object apart from the others; None if the task asks for none, or it
             is missing.
+        negative_points: (x, y) of points that are not of the object; empty unless the task uses
+            them (:class:`mmdpad.tasks.SegmentationTask`).
     """
 
     box: Box | None
     points: tuple[Point, ...] | None
     label: str | None = None
     description: str | None = None
+    negative_points: tuple[Point, ...] = ()
 
 
 class _Objects:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .conversation import ConversationRecord
 from .packing import fill
 from .reasoning_output import ParseFailure, ReasoningOutput
 
@@ -54,13 +55,14 @@ class RolloutBatch:
         prompts: B prompts as the policy encoded them, or None.
         images: B uint8 tensors (3, H, W), RGB, in the original frame, or None.
         group_size: G.
-        texts: B * G decoded responses, without special tokens.
+        texts: B * G decoded responses, without special tokens; of a conversation, the last turn.
         parsed: B * G parse results of the texts.
         response_ids: (B * G, R) long, right-padded token ids, including the end token. Those of a
             conversation hold the replies between the policy's turns, too.
         response_mask: (B * G, R) bool, True for the tokens that the policy chose.
         replies: B * G lists of the replies with images in a conversation, as the policy encoded
             them, in order; None if no response is one.
+        conversations: B * G conversations, in which the policy could look closer; None without.
         truncated: (B * G,) bool, True if the length limit ended the response.
         reasoning_tokens: (B * G,) float, tokens inside the think tags; NaN without both.
         signals: Name -> (B, G) float: values to log that are not rewards.
@@ -103,6 +105,7 @@ class RolloutBatch:
     images: list[Tensor] | None = None
     prompts: list[Any] | None = None
     replies: list[list[Any]] | None = None
+    conversations: list[ConversationRecord] | None = None
 
     def __post_init__(self) -> None:
         rows = self.num_prompts * self.group_size
@@ -231,8 +234,8 @@ class RolloutBatch:
 
 # Fields with one entry per prompt (False) or per response (True).
 _PARTS = dict(data_samples=False, model_images=False, images=False, prompts=False, texts=True,
-              parsed=True, replies=True, response_ids=True, response_mask=True, truncated=True,
-              reasoning_tokens=True, signals=False, rewards=False, total_rewards=False,
+              parsed=True, replies=True, conversations=True, response_ids=True,
+              response_mask=True, truncated=True, reasoning_tokens=True, signals=False, rewards=False, total_rewards=False,
               advantages=False, old_logp=True, ref_logp=True, sampling_logp=True,
               old_entropy=True)
 _PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp', 'sampling_logp',

@@ -28,22 +28,29 @@ class SegmentationTask(Task):
         reference_compatible: See :func:`mmdpad.prompts.parse_response`.
         template: See :class:`Task`; None for 'several_objects' or 'default', as ``several_objects``
             says.
+        negative_points: Objects may have points that are not of them, which the mask decoder gets
+            as such, see :func:`mmdpad.prompts.parse_response`. The prompt has to ask for them, as
+            the template 'negative_points' does.
     """
 
     decodes_masks = True
+    negative_points = False
 
     def __init__(self, several_objects: bool = False, max_objects: int = MAX_OBJECTS,
-                 reference_compatible: bool = False, template: str | None = None) -> None:
+                 reference_compatible: bool = False, template: str | None = None,
+                 negative_points: bool = False) -> None:
         super().__init__(template or ('several_objects' if several_objects else 'default'))
         check_max_objects(max_objects)
         self.several_objects = several_objects
         self.max_objects = max_objects
         self.reference_compatible = reference_compatible
+        if negative_points:  # only then a setting that result files name
+            self.negative_points = True
 
     def parse(self, text: str) -> Parsed:
         """See :func:`mmdpad.prompts.parse_response`."""
         return parse_response(text, self.reference_compatible, self.several_objects,
-                              self.max_objects)
+                              self.max_objects, self.negative_points)
 
     def compose(self, think: str, objects: Sequence[AnsweredObject], caption: str | None = None,
                 answer: str | None = None, coordinates: str = 'pixels') -> str:
@@ -52,11 +59,12 @@ class SegmentationTask(Task):
         Raises:
             ValueError: The answer is a single object, but there is another number of them.
         """
-        read = [(item.box or (), item.points or ()) for item in objects]
+        read = [(item.box or (), item.points or (), item.negative_points) for item in objects]
         if self.several_objects:
             return format_objects_response(think, read, caption or '', coordinates)
         if len(read) != 1:
             raise ValueError(f'An answer about one object should have one target, but has '
                              f'{len(read)}; set `several_objects=True`, also in the model, or '
                              f'leave the question out')
-        return format_response(think, *read[0], caption or '', coordinates)
+        box, points, negatives = read[0]
+        return format_response(think, box, points, caption or '', coordinates, negatives)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ def draw_answer(image: np.ndarray,
                 right: Sequence[bool | None] = (),
                 gt_boxes: Boxes = (),
                 gt_labels: Sequence[str] = (),
-                other_masks: Sequence[np.ndarray] = ()) -> np.ndarray:
+                other_masks: Sequence[np.ndarray] = (),
+                negative_points: Sequence[Sequence[float]] = ()) -> np.ndarray:
     """Draw mask, boxes and points on the image, with the texts beside it or (if it is wide) below.
 
     Small images are enlarged and large ones reduced so that lines and text are readable. Labels
@@ -44,7 +45,7 @@ def draw_answer(image: np.ndarray,
         image: (H, W, 3) uint8 RGB, the original frame.
         mask: (H, W) bool, the predicted region.
         boxes: XYXY in pixels of ``image``.
-        points: (x, y) in pixels of ``image``.
+        points, negative_points: (x, y) in pixels of ``image``.
         question, think, caption: The question, the reasoning and the caption.
         gt_mask: (H, W) bool, the true region; drawn as an outline.
         note: A further line, such as an IoU or the reason for a failure.
@@ -74,7 +75,8 @@ def draw_answer(image: np.ndarray,
             raise ValueError(f'`{name}` should have an entry for each of the {number} `{of}`, or '
                              f'none, but has {len(texts)}')
     picture, legend = draw_regions(image, Regions(mask, boxes, labels, right, points, gt_mask,
-                                                  gt_boxes, gt_labels, other_masks))
+                                                  gt_boxes, gt_labels, other_masks,
+                                                  negative_points))
     if not panel:
         return picture
     said = '\n'.join(': '.join(filter(None, both)) for both in zip_longest(labels, descriptions)
@@ -123,8 +125,9 @@ def regions_of(row: Mapping[str, Any]) -> Regions:
                     for name in ('mask', 'target'))
     return Regions(
         mask, row.get('boxes') or (), label_texts(row.get('label_names', ()), row.get('scores')),
-        row.get('box_right', ()), [point for points in row.get('points') or () for point in points],
-        target, row.get('target_boxes', row.get('evidence', ())), row.get('target_names', ()))
+        row.get('box_right', ()), [*chain.from_iterable(row.get('points') or ())],
+        target, row.get('target_boxes', row.get('evidence', ())), row.get('target_names', ()),
+        negative_points=tuple(chain.from_iterable(row.get('negative_points', ()))))
 
 
 def label_texts(names: Sequence[str], scores: Sequence[float] | None) -> list[str]:

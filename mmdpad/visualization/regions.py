@@ -17,6 +17,7 @@ Color = tuple[int, int, int]
 
 # Distinguishable for people with the common kinds of color blindness.
 MASK, BOX, POINT, TRUTH = (0, 130, 255), (255, 170, 0), (225, 30, 90), (0, 190, 110)
+NEGATIVE = (0, 0, 0)
 WRONG, UNJUDGED = POINT, (150, 150, 150)
 _SMALLEST, _LARGEST = 512, 1280  # limits of the drawn image's longer side
 _OPACITY = 0.45
@@ -33,7 +34,7 @@ class Regions:
         boxes: XYXY of the predicted boxes.
         labels: A text at each of them; may be empty.
         right: Whether each of them is right, None for neither right nor wrong; empty if unknown.
-        points: Predicted (x, y).
+        points, negative_points: Predicted (x, y).
         gt_mask: (H, W) bool, the true region; drawn as an outline.
         gt_boxes, gt_labels: The true boxes, and a text at each.
         other_masks: K arrays (H, W) bool, regions of answers that were not chosen; drawn as thin
@@ -49,6 +50,7 @@ class Regions:
     gt_boxes: Boxes = ()
     gt_labels: Sequence[str] = ()
     other_masks: Sequence[np.ndarray] = ()
+    negative_points: Sequence[Sequence[float]] = ()
 
     @property
     def colors(self) -> list[Color]:
@@ -66,6 +68,7 @@ class Regions:
             (('predicted mask', MASK), self.mask is not None),
             *((kind, kind[1] in colors) for kind in kinds),
             (('points', POINT), len(self.points)),
+            (('negative points', NEGATIVE), len(self.negative_points)),
             (('true mask', TRUTH), self.gt_mask is not None),
             (('masks not chosen', UNJUDGED), len(self.other_masks)),
             (('true box', TRUTH), len(self.gt_boxes))) if given]
@@ -120,10 +123,11 @@ def draw_regions(image: np.ndarray, regions: Regions) -> tuple[np.ndarray, list[
     for box, color in zip(found.tolist(), regions.colors, strict=True):
         for thickness, ink in ((line + 1, (0, 0, 0)), (line, color)):
             draw.rectangle(box, outline=ink, width=thickness)
-    for point in regions.points:
+    for point, ink in [*((point, POINT) for point in regions.points),
+                       *((point, NEGATIVE) for point in regions.negative_points)]:
         x, y = np.clip(np.array(point, float) * to_canvas, 0, np.array(size) - 1)
         radius = 2.5 * line
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=POINT,
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=ink,
                      outline=(255, 255, 255), width=max(1, line // 2))
     labels = [*zip(found.tolist(), regions.labels, regions.colors, strict=False),
               *zip(true.tolist(), regions.gt_labels, [TRUTH] * len(true), strict=False)]

@@ -8,6 +8,7 @@ from mmdpad.visualization.answer import label_texts, regions_of, verdict
 from mmdpad.visualization.regions import (
     BOX,
     MASK,
+    NEGATIVE,
     POINT,
     TRUTH,
     UNJUDGED,
@@ -192,3 +193,15 @@ def test_grid():
     assert (grid[:10, :30] == 1).all() and (grid[:5, 42:] == 2).all()
     assert (grid[22:, :8] == 3).all()
     assert sum((grid == v).sum() for v in (1, 2, 3)) == 3 * (300 + 100 + 320)
+
+
+def test_negative_points_have_a_color_of_their_own():
+    row = dict(question='q', iou=0.5, failure=None, boxes=[[8, 16, 24, 32]] * 2,
+               points=[[[20, 20]], []], negative_points=[[[40, 48]], [[8, 8], [60, 8]]])
+    picture = draw_row(gray(64, 64), row)[:512, :512]
+    assert at(picture, 20 * 8, 20 * 8) == POINT
+    for x, y in ((40, 48), (8, 8), (60, 8)):
+        assert at(picture, x * 8, y * 8) == NEGATIVE
+    regions = regions_of(row)
+    assert [name for name, _ in regions.legend] == ['box', 'points', 'negative points']
+    assert 'negative points' not in dict(regions_of(dict(row, negative_points=[])).legend)

@@ -14,7 +14,7 @@ import torch
 from mmdpad.datasets.labelme_shapes import Polygon
 from mmdpad.datasets.reason_seg_annotation import draw_masks
 from mmdpad.datasets.transforms import ModelImageResize, TargetsFromMask
-from mmdpad.prompts.zoom import BAD_CALLS, BadCall, reply_text
+from mmdpad.prompts.zoom import BadCall, reply_text
 from mmdpad.toy.shapes_tasks import (
     SHAPES_ANSWER_TEMPLATE,
     SHAPES_DETECTION_TEMPLATE,
@@ -100,8 +100,8 @@ def zoom_words() -> list[str]:
     """List every word of turns in which the policy looks closer, and of replies to them, sorted."""
     width, height = SHAPES_IMAGE_SIZE
     texts = [ZOOM_PROMPT_TEMPLATE.format(question=''), LOOKING]
-    texts += [reply_text(found, left) for found in ((height, width), *map(BadCall, BAD_CALLS))
-              for left in range(3)]
+    texts += [reply_text(found, left) for left in range(3) for found in (
+        (height, width), *map(BadCall, ('several_calls', 'bad_box', 'empty_box', 'outside')))]
     return sorted({word for text in texts for word in _words_in(text)})
 
 

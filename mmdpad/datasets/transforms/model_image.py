@@ -74,6 +74,11 @@ class TargetsFromMask(BaseTransform):
     rounded to whole pixels of the model image, halves up, like the published training data. So
     even an object too thin for the model frame keeps its targets.
 
+    Args:
+        whole_pixels: Whether they are rounded. Objects of a few pixels of the model image need
+            exact ones, with rewards in the original frame, such as ``BoxIoUReward(frame=
+            'original')``.
+
     Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``model_shape``. Added keys:
     ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``model_points`` (K, 2, 2)
     float32, (x, y); K is 0 if there is no target; from ``gt_labels`` also ``model_labels`` (K,)
@@ -82,6 +87,9 @@ class TargetsFromMask(BaseTransform):
 
     reads_truth = True
 
+    def __init__(self, whole_pixels: bool = True) -> None:
+        self.whole_pixels = whole_pixels
+
     def transform(self, results: dict) -> dict:
         step = type(self).__name__
         require(results, step, 'ori_shape', 'model_shape')
@@ -89,7 +97,8 @@ class TargetsFromMask(BaseTransform):
         # Four points per mask: both corners of its box, then the two inside it.
         found = [np.concatenate([box_from_mask(mask).reshape(2, 2), points_from_mask(mask)])
                  for mask in masks]
-        _add_targets(results, np.array(found, np.float32).reshape(-1, 4, 2))
+        _add_targets(results, np.array(found, np.float32).reshape(-1, 4, 2),
+                     whole_pixels=self.whole_pixels)
         if 'gt_labels' in results:
             results['model_labels'] = torch.from_numpy(results['gt_labels'])
         return results
@@ -180,13 +189,16 @@ def _with_centers(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([corners, corners.mean(axis=1, keepdims=True)], axis=1)
 
 
-def _add_targets(results: dict, points: np.ndarray, outer: bool = False) -> None:
+def _add_targets(results: dict, points: np.ndarray, outer: bool = False,
+                 whole_pixels: bool = True) -> None:
     """Add targets in the model frame, from float32 (K, 2 + P, 2) in the original frame: both
-    corners of a box, then P points; ``outer`` says that the second corner is an outer edge."""
+    corners of a box, then P points; ``outer`` says that the second corner is an outer edge, and
+    ``whole_pixels`` that they are rounded."""
     height, width = results['model_shape']
     scaled = scale_points(torch.from_numpy(points), results['ori_shape'], results['model_shape'])
     last = torch.tensor([width - 1, height - 1]) + int(outer)
-    scaled = torch.minimum((scaled + 0.5).floor(), last)  # whole pixels, halves up
+    if whole_pixels:
+        scaled = torch.minimum((scaled + 0.5).floor(), last)  # halves up
     if outer:  # an object too thin for the model frame keeps a pixel
         scaled[:, 0] = torch.minimum(scaled[:, 0], last - 1)
         scaled[:, 1] = torch.maximum(scaled[:, 1], scaled[:, 0] + 1)

@@ -363,7 +363,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
             num_iterations=self.num_iterations, max_refills=self.max_refills,
             max_staleness=self.max_staleness, max_skipped_steps=self.max_skipped_steps,
             replay_size=self.replay.size, is_sharded=is_sharded(self.model),
-            group_size=self.model.sampling['group_size'])
+            group_size=self.model.sampling['group_size'],
+            converses=self.model.conversations is not None)
         if problems:
             raise ValueError('\n'.join(problems))
         engine = type(self.model.rollout_engine)

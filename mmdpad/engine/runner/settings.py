@@ -7,7 +7,8 @@ from __future__ import annotations
 def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulative_counts: int,
                         tokens_per_micro_batch: int | None, num_iterations: int,
                         max_refills: int, max_staleness: int, max_skipped_steps: int,
-                        replay_size: int, is_sharded: bool, group_size: int) -> list[str]:
+                        replay_size: int, is_sharded: bool, group_size: int,
+                        converses: bool = False) -> list[str]:
     """The problems with the settings of :class:`GRPOTrainLoop` and related ones, one sentence each;
     empty if they are valid."""
     problems = []
@@ -41,6 +42,11 @@ def find_wrong_settings(*, batch_size: int, prompts_per_update: int, accumulativ
         problems.append(f'`replay_size` should be 0 with sharded weights (FSDP2Strategy), since '
                         f'processes would encode different numbers of images, but got '
                         f'{replay_size}; leave it out')
+    if converses:
+        problems += [f'`{name}` should be 0 with `model.conversation`, whose turns follow each '
+                     f'other and are not kept, but got {value}; leave one of them out'
+                     for name, value in dict(max_staleness=max_staleness,
+                                             replay_size=replay_size).items() if value > 0]
     if max_skipped_steps < 0:
         problems.append(f'`max_skipped_steps` should be at least 0, but got {max_skipped_steps}; '
                         f'correct it')

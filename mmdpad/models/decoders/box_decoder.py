@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,13 +27,17 @@ class BoxDecoder(nn.Module):
     outside the image, or one with its ends in the wrong order, gives an empty mask.
     """
 
-    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    takes_negative_points = True
+
+    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor,
+                negatives: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
         """Fill the boxes of N objects of one image.
 
         Args:
             image: uint8 (H, W, 3), RGB, the original frame.
             boxes: (N, 4) float, XYXY in pixels of ``image``.
             points: (N, P, 2) float, (x, y) in pixels of ``image``; not used.
+            negatives: See :class:`mmdpad.models.decoders.PromptedDecoder`; not used.
 
         Returns:
             Masks (N, H, W) bool and scores (N,) float, all 1, both on the CPU.

@@ -17,7 +17,7 @@ from mmdpad.prompts import noun_phrase, well_formed
 
 from .instances import Instances, assign_instances
 from .prompted_decoder import PromptedDecoder
-from .prompts import check_prompts, clip_prompts
+from .prompts import check_prompts, clip_prompts, keep_inside
 
 TEXTS = ('caption', 'noun_phrase')
 """What a decoder may take as the text: the caption of an answer, or its noun phrase."""
@@ -50,11 +50,12 @@ class ConceptDecoder(PromptedDecoder):
         self.text, self.score_thr, self.min_iou = text, score_thr, min_iou
 
     def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor,  # type: ignore[override]
-                text: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
+                text: str | None = None, negatives: Sequence[Tensor] = ()
+                ) -> tuple[Tensor, Tensor, Tensor]:
         """Segment the N objects of one answer about an image.
 
         Args:
-            image, boxes, points: See :class:`PromptedDecoder`.
+            image, boxes, points, negatives: See :class:`PromptedDecoder`.
             text: The caption of the answer, or None.
 
         Returns:
@@ -65,38 +66,42 @@ class ConceptDecoder(PromptedDecoder):
         Raises:
             ValueError, NonFiniteError: See :class:`PromptedDecoder`.
         """
-        return self.decode_answers(image, [(boxes, points, text)])[0]
+        return self.decode_answers(image, [(boxes, points, text, negatives)])[0]
 
     @torch.no_grad()
-    def decode_answers(self, image: np.ndarray, answers: Sequence[tuple[Tensor, Tensor, str | None]]
+    def decode_answers(self, image: np.ndarray, answers: Sequence[tuple]
                        ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Segment the objects of several answers about one image: the same bits as from
         :meth:`forward` for each, but the image is encoded once, and each text is found once.
 
         Args:
-            image, answers: The arguments of :meth:`forward` for each answer.
+            image: See :meth:`forward`.
+            answers: The further arguments of :meth:`forward` for each answer.
 
         Returns, raises:
             See :meth:`forward`.
         """
-        prompts = [check_prompts(image, boxes, points) for boxes, points, _ in answers]
+        prompts = [check_prompts(image, boxes, points) for boxes, points, *_ in answers]
         rows_of: dict[str, list[int]] = {}
-        for row, (_, _, caption) in enumerate(answers):
+        for row, (_, _, caption, *_) in enumerate(answers):
             text = self.prepare_text(caption)
             rows_of.setdefault(text if len(prompts[row][0]) else '', []).append(row)
         decoded = {}
         with self.holding_image():
             for text, rows in rows_of.items():
                 found = self.find(image, text) if text else None
-                decoded.update({row: self._decode(image, *prompts[row], found) for row in rows})
+                decoded.update({row: self._decode(image, *prompts[row], found, *answers[row][3:])
+                                for row in rows})
         return [decoded[row] for row in range(len(answers))]
 
     def _decode(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
-                found: Instances | None) -> tuple[Tensor, Tensor, Tensor]:
+                found: Instances | None,
+                negatives: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor, Tensor]:
         """Segment the objects of one answer, given the instances of its text."""
         shape = image.shape[:2]
         chosen = np.full(len(boxes), -1) if found is None else assign_instances(
-            found, *clip_prompts(boxes, points, shape), self.min_iou)
+            found, *clip_prompts(boxes, points, shape), self.min_iou,
+            keep_inside(negatives, len(boxes), shape))
         masks = torch.zeros(len(boxes), *shape, dtype=torch.bool, device=self.device)
         scores = torch.zeros(len(boxes), device=self.device)
         fallback = torch.from_numpy(chosen < 0)
@@ -106,7 +111,8 @@ class ConceptDecoder(PromptedDecoder):
             scores[~fallback] = found.scores[picked].to(self.device)
         if fallback.any():
             masks[fallback], scores[fallback] = super().forward(
-                image, torch.from_numpy(boxes)[fallback], torch.from_numpy(points)[fallback])
+                image, torch.from_numpy(boxes)[fallback], torch.from_numpy(points)[fallback],
+                [negatives[row] for row in fallback.nonzero()[:, 0]] if negatives else ())
         return masks, scores, fallback.to(self.device)
 
     @contextmanager

@@ -33,10 +33,11 @@ class DetectorDecoder(PromptedDecoder):
     """A frozen mmdet instance segmentor, whose instances are matched to boxes and points.
 
     It runs once on each image, without knowing the boxes and points. Each requested object then
-    gets the instance with the highest match, in [0, 2]:
+    gets the instance with the highest match, in [-1, 2]:
 
         match = IoU(requested box, tight box of the instance's mask)
                 + share of the requested points that lie in the instance's mask
+                - share of the negative points that do
 
     (:func:`mmdpad.geometry.boxes.box_iou`; a point lies in its nearest pixel). Ties go to the more
     confident instance; classes are ignored. Two objects may get the same instance. If no instance
@@ -61,6 +62,8 @@ class DetectorDecoder(PromptedDecoder):
         FileNotFoundError: The config or the checkpoint does not exist.
     """
 
+    takes_negative_points = True
+
     def __init__(self,
                  config: str | dict,
                  checkpoint: str | None = None,
@@ -83,8 +86,8 @@ class DetectorDecoder(PromptedDecoder):
             load_strictly(self.detector, state, checkpoint, _HINT)
         self.freeze()
 
-    def segment(self, image: np.ndarray, boxes: np.ndarray,
-                points: np.ndarray) -> tuple[Tensor, Tensor]:
+    def segment(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
+                *negatives: np.ndarray) -> tuple[Tensor, Tensor]:
         """See :class:`PromptedDecoder`. Both ends of a box are inclusive, and the scores are the
         detector's confidence in the chosen instance, in [0, 1] (0 with an empty mask).
 
@@ -94,8 +97,8 @@ class DetectorDecoder(PromptedDecoder):
         masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool, device=self.device)
         scores = torch.zeros(len(boxes), device=self.device)
         (found, ) = self.feature_cache.lookup([image], self._detect)
-        for row, match in enumerate(match_instances(found, boxes, points)):
-            if match.any():
+        for row, match in enumerate(match_instances(found, boxes, points, *negatives)):
+            if (match > 0).any():
                 best = match.argmax()  # the first of equal ones, which is the most confident
                 masks[row], scores[row] = found.masks[best], found.scores[best]
         return masks, scores

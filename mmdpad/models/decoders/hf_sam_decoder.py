@@ -26,7 +26,7 @@ from mmdpad.models.sources import check_files, find_model, read_config
 from mmdpad.models.weights import from_folder, load_pretrained
 from mmdpad.registry import MODELS
 
-from .prompted_decoder import PromptedDecoder, best_of
+from .prompted_decoder import PromptedDecoder, best_of, join_points
 
 _DTYPES = ('float32', 'bfloat16')
 
@@ -50,7 +50,7 @@ def check_dtype(dtype: str) -> None:
 
 
 class HFSAMDecoder(PromptedDecoder):
-    """A frozen model of the SAM family, prompted by one box and some positive points per object.
+    """A frozen model of the SAM family, prompted by one box and some points per object.
 
     Of the three masks that the model proposes, it returns the one with the highest predicted IoU.
     Embeddings of recent images are cached, so several questions about one image encode it once.
@@ -82,6 +82,7 @@ class HFSAMDecoder(PromptedDecoder):
     processor_class: type[ProcessorMixin]
     model_types: tuple[str, ...]  # supported values in config.json
     example: str  # a hub name
+    takes_negative_points = True
     reads_text = False  # whether the folder must have a tokenizer
 
     def __init__(self, pretrained: str, dtype: str = 'float32', cache_size: int = 16,
@@ -100,13 +101,16 @@ class HFSAMDecoder(PromptedDecoder):
         """Load the model with all its weights, see :func:`load_pretrained`."""
         return load_pretrained(self.model_class, source, hint, dtype=torch.float32)
 
-    def segment(self, image: np.ndarray, boxes: np.ndarray,
-                points: np.ndarray) -> tuple[Tensor, Tensor]:
+    def segment(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
+                negatives: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """See :class:`PromptedDecoder`. The scores are the model's own IoU estimates, float32."""
         shape = image.shape[:2]
         with self.full_precision():
             seen = self.encode_image(image)
+            points, labels = join_points(points, negatives)
             prompts = self.place(boxes, points, shape, seen.shape)
+            if points.size:
+                prompts['input_labels'] = torch.from_numpy(labels)[None]
             found = self.sam(**self.arguments(seen), multimask_output=True,
                              **{name: value.to(self.device) for name, value in prompts.items()})
         masks, scores = best_of(found.pred_masks[0], found.iou_scores[0])
@@ -134,7 +138,6 @@ class HFSAMDecoder(PromptedDecoder):
 
         Returns:
             ``input_boxes`` (1, N, 4) and, if there are any points, ``input_points`` (1, N, P, 2).
-            Points without labels are positive.
         """
         prompts = dict(input_boxes=[boxes.tolist()])
         if points.size:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,39 +71,52 @@ def instance_ious(found: Instances, boxes: np.ndarray) -> np.ndarray:
                     ).reshape(len(boxes), len(found.boxes))
 
 
-def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray,
+                    negatives: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Score how well each instance matches each requested object: the IoU of their boxes, plus the
-    share of the object's points that lie in the instance's mask (each in its nearest pixel).
+    share of the object's points that lie in the instance's mask (each in its nearest pixel), minus
+    that of its negative points.
 
     Args:
         found: n instances.
         boxes: (N, 4), XYXY in pixels, both ends inclusive.
         points: (N, P, 2), (x, y) in pixels, inside the image.
+        negatives: N arrays (Q, 2) likewise, Q of any number; or empty, for none.
 
     Returns:
-        (N, n) float64 in [0, 2].
+        (N, n) float64 in [-1, 2].
     """
+    match = instance_ious(found, boxes) + _share_inside(found, points)
+    for row, own in enumerate(negatives):
+        match[row] -= _share_inside(found, own[None])[0]
+    return match
+
+
+def _share_inside(found: Instances, points: np.ndarray) -> np.ndarray:
+    """The share (N, n) of points (N, P, 2) that lie in each of n masks; 0 without points."""
     columns, rows = np.floor(points + 0.5).astype(int).transpose(2, 0, 1)
     inside = found.masks.at(rows, columns)  # (n, N, P)
-    return instance_ious(found, boxes) + (inside.sum(axis=2) / max(points.shape[1], 1)).T
+    return (inside.sum(axis=2) / max(points.shape[1], 1)).T
 
 
 def assign_instances(found: Instances, boxes: np.ndarray, points: np.ndarray,
-                     min_iou: float) -> np.ndarray:
+                     min_iou: float, negatives: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Give each requested object an instance of its own, so that the sum of
     :func:`match_instances` is highest. Ties go to the more confident instances.
 
     Args:
-        found, boxes, points: As for :func:`match_instances`.
-        min_iou: A box and an instance with a lower IoU (:func:`instance_ious`) are never paired.
+        found, boxes, points, negatives: As for :func:`match_instances`.
+        min_iou: A box and an instance with a lower IoU (:func:`instance_ious`) are never paired,
+            nor are those with a match of 0 or less.
 
     Returns:
         (N,) int, the index of the instance; -1 for an object that gets none.
     """
     from scipy.optimize import linear_sum_assignment  # not at the top: the import takes 0.2 s
     chosen = np.full(len(boxes), -1)
-    fits = instance_ious(found, boxes) >= min_iou
-    gain = match_instances(found, boxes, points) + _TIE * np.arange(len(found.scores), 0, -1)
+    match = match_instances(found, boxes, points, negatives)
+    fits = (instance_ious(found, boxes) >= min_iou) & (match > 0)
+    gain = match + _TIE * np.arange(len(found.scores), 0, -1)
     for row, column in zip(*linear_sum_assignment(np.where(fits, gain, 0), maximize=True),
                            strict=True):
         if fits[row, column]:

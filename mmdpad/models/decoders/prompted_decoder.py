@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,14 +15,16 @@ from mmdpad.models.frozen import FrozenModule
 from mmdpad.models.non_finite import NonFiniteError, diagnose
 from mmdpad.models.retry_on_oom import retry_on_oom
 
-from .prompts import check_prompts, clip_prompts
+from .prompts import check_prompts, clip_prompts, keep_inside
 
 # Objects that are segmented at once; each has three full-size proposals in memory.
 _AT_ONCE = 16
 
 
 class PromptedDecoder(FrozenModule, ABC):
-    """A frozen model, prompted by one box and some positive points per object.
+    """A frozen model, prompted by one box and some points per object.
+
+    A subclass whose :meth:`segment` has the argument ``negatives`` sets ``takes_negative_points``.
 
     Args:
         cache_size: Capacity of ``feature_cache``.
@@ -31,6 +34,8 @@ class PromptedDecoder(FrozenModule, ABC):
     Raises:
         ValueError: A number is negative.
     """
+
+    takes_negative_points = False
 
     def __init__(self, cache_size: int = 0, max_hole_area: int = 0,
                  max_sprinkle_area: int = 0) -> None:
@@ -44,7 +49,8 @@ class PromptedDecoder(FrozenModule, ABC):
         return ', '.join([*names, *(f'{name}={area}' for name, area in areas.items() if area)])
 
     @torch.no_grad()
-    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: np.ndarray, boxes: Tensor, points: Tensor,
+                negatives: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
         """Segment N objects of one image.
 
         Args:
@@ -52,13 +58,15 @@ class PromptedDecoder(FrozenModule, ABC):
             boxes: (N, 4) float, XYXY in pixels of ``image``; clipped to [0, W] x [0, H].
             points: (N, P, 2) float, (x, y) in pixels of ``image``, all positive; clipped to
                 [0, W - 1] x [0, H - 1].
+            negatives: Negative points (Q, 2) of each object, (x, y) in pixels of ``image``, of any
+                number; those outside the image are left out. Empty for none.
 
         Returns:
             Masks (N, H, W) bool and scores (N,) float, see :meth:`segment`, both on the decoder's
             device.
 
         Raises:
-            ValueError: See :func:`check_prompts`.
+            ValueError: See :func:`check_prompts` and :func:`keep_inside`.
             NonFiniteError: A score is NaN or infinite, so its mask would be arbitrary.
         """
         xyxy, xy = check_prompts(image, boxes, points)
@@ -66,20 +74,37 @@ class PromptedDecoder(FrozenModule, ABC):
             return (torch.zeros(0, *image.shape[:2], dtype=torch.bool, device=self.device),
                     torch.zeros(0, device=self.device))
         xyxy, xy = clip_prompts(xyxy, xy, image.shape[:2])
-        parts = retry_on_oom(lambda part: self.segment(image, xyxy[part], xy[part]),
-                             len(xyxy), f'The decoder ({type(self).__name__})', _AT_ONCE)
+        excluded = keep_inside(negatives, len(xyxy), image.shape[:2])
+
+        def segment(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+            """Segment objects with equally many negative points."""
+            some = [excluded[row] for row in rows]
+            return self.segment(image, xyxy[rows], xy[rows],
+                                *([np.stack(some)] if len(some[0]) else []))
+
+        counts = np.array([len(own) for own in excluded])
+        parts = [part for count in np.unique(counts) for part in self._in_parts(
+            segment, np.flatnonzero(counts == count))]
         masks, scores = map(torch.cat, zip(*parts, strict=True))
+        if counts.any():
+            order = np.argsort(counts, kind='stable')
+            back = torch.from_numpy(np.argsort(order)).to(scores.device)
+            masks, scores = masks[back], scores[back]
         rows = scores.isfinite().logical_not().nonzero()
         if rows.numel():
             row = int(rows[0])
-            part = slice(row, row + 1)
             self.forget_images()  # to encode the image again
             raise NonFiniteError(
                 f'The decoder ({type(self).__name__}) should give finite scores, but that of box '
                 f'{[round(x, 1) for x in xyxy[row].tolist()]} is {float(scores[row])}. '
-                + diagnose(self, lambda: self.segment(image, xyxy[part], xy[part]),
-                           '`model.decoder.dtype`'))
+                + diagnose(self, lambda: segment(np.array([row])), '`model.decoder.dtype`'))
         return self.clean(masks), scores
+
+    def _in_parts(self, segment: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+                  rows: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        """Segment the objects of these numbers, not all at once."""
+        return retry_on_oom(lambda part: segment(rows[part]), len(rows),
+                            f'The decoder ({type(self).__name__})', _AT_ONCE)
 
     def clean(self, masks: Tensor) -> Tensor:
         """Fill the small holes of masks (N, H, W) and remove their small regions, as configured."""
@@ -94,10 +119,28 @@ class PromptedDecoder(FrozenModule, ABC):
         self.feature_cache.clear()
 
     @abstractmethod
-    def segment(self, image: np.ndarray, boxes: np.ndarray,
-                points: np.ndarray) -> tuple[Tensor, Tensor]:
+    def segment(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
+                *negatives: np.ndarray) -> tuple[Tensor, Tensor]:
         """As :meth:`forward`, for N > 0 objects, with checked and clipped boxes and points as
-        float64 arrays."""
+        float64 arrays. Negative points (N, Q, 2) are only given if there are any."""
+
+
+def join_points(points: np.ndarray, negatives: np.ndarray | None
+                ) -> tuple[np.ndarray, np.ndarray]:
+    """The points of N objects as SAM and its successors take them.
+
+    Args:
+        points: (N, P, 2).
+        negatives: (N, Q, 2), or None.
+
+    Returns:
+        All of them, (N, P + Q, 2), and their labels (N, P + Q) int32: 1 positive, 0 negative.
+    """
+    labels = np.ones(points.shape[:2], np.int32)
+    if negatives is None:
+        return points, labels
+    return (np.concatenate([points, negatives], axis=1),
+            np.concatenate([labels, np.zeros(negatives.shape[:2], np.int32)], axis=1))
 
 
 def best_of(masks: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

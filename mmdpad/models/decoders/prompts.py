@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,3 +49,28 @@ def clip_prompts(boxes: np.ndarray, points: np.ndarray,
     height, width = shape
     return (boxes.clip(0, [width, height, width, height]),
             points.clip(0, [width - 1, height - 1]))
+
+
+def keep_inside(negatives: Sequence[Tensor], count: int,
+                shape: tuple[int, int]) -> list[np.ndarray]:
+    """The negative points of N objects that lie in an image. The others are left out: they say
+    nothing of what is in it, and at its border they might lie on the object.
+
+    Args:
+        negatives: N tensors (Q, 2), (x, y) in pixels, Q of any number; or empty, for no points.
+        count: N.
+        shape: (H, W) of the image.
+
+    Returns:
+        N arrays (Q, 2) float64, clipped to [0, W - 1] x [0, H - 1].
+
+    Raises:
+        ValueError: There is another number of them, or one has another shape.
+    """
+    arrays = [torch.as_tensor(own).detach().cpu().numpy().astype(np.float64) for own in negatives]
+    if arrays and len(arrays) != count or any(own.shape[1:] != (2, ) for own in arrays):
+        raise ValueError(f'`negatives` should have an entry (Q, 2) for each of {count} objects, '
+                         f'but got {[own.shape for own in arrays]}')
+    height, width = shape
+    return [own[((own >= 0) & (own <= [width, height])).all(axis=1)].clip(
+        None, [width - 1, height - 1]) for own in arrays] or [np.zeros((0, 2))] * count

@@ -15,7 +15,7 @@ import mmdpad.toy.sam  # noqa: F401 adds vit_shapes to sam_model_registry
 from mmdpad.models.weights import load_strictly, read_checkpoint
 from mmdpad.registry import MODELS
 
-from .prompted_decoder import PromptedDecoder, best_of
+from .prompted_decoder import PromptedDecoder, best_of, join_points
 
 _HINT = ('Download a checkpoint of the same model as `model` (for vit_h that is '
          'sam_vit_h_4b8939.pth, see the README of segment-anything) and set `checkpoint` to it')
@@ -25,7 +25,7 @@ _IMAGE_STATE = ('features', 'original_size', 'input_size', 'is_image_set')
 
 @MODELS.register_module()
 class SAMDecoder(PromptedDecoder):
-    """A frozen segment-anything model, prompted by one box and some positive points per object.
+    """A frozen segment-anything model, prompted by one box and some points per object.
 
     Of the three masks that SAM proposes, it returns the one with the highest predicted IoU.
     Embeddings of recent images are cached, so several questions about one image encode it once.
@@ -45,6 +45,8 @@ class SAMDecoder(PromptedDecoder):
             or an area is negative.
         FileNotFoundError: The checkpoint does not exist.
     """
+
+    takes_negative_points = True
 
     def __init__(self,
                  model: str = 'vit_h',
@@ -66,15 +68,16 @@ class SAMDecoder(PromptedDecoder):
         self._predictor = SamPredictor(self.sam)
         self._predictor.transform = _AtLeastAPixel(self.sam.image_encoder.img_size)
 
-    def segment(self, image: np.ndarray, boxes: np.ndarray,
-                points: np.ndarray) -> tuple[Tensor, Tensor]:
+    def segment(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
+                negatives: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """See :class:`PromptedDecoder`. The scores are SAM's own IoU estimates (near [0, 1], not
         clipped)."""
         self._set_image(image)
         shape, transform = image.shape[:2], self._predictor.transform
+        points, labels = join_points(points, negatives)
         masks, scores, _ = self._predictor.predict_torch(
             point_coords=self._tensor(transform.apply_coords(points, shape)),
-            point_labels=torch.ones(points.shape[:2], dtype=torch.int, device=self.device),
+            point_labels=torch.as_tensor(labels, device=self.device),
             boxes=self._tensor(transform.apply_boxes(boxes, shape)))
         return best_of(masks, scores)
 

@@ -25,6 +25,9 @@ Batch = dict[str, Any]
 def answer_ahead(model: ReasoningSegmentor, batches: Iterable[Batch]
                  ) -> Generator[Batch, None, None]:
     """See :meth:`.ReasoningSegmentor.answer_ahead`."""
+    if model.conversations is not None:  # each asks for what the next turn shows
+        yield from batches
+        return
     held: deque[tuple[Batch, list[DetDataSample]]] = deque()
     asked: list[DetDataSample] = []  # of all batches that are held
     watch = _Stopwatch()

@@ -10,7 +10,6 @@ import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
@@ -32,9 +31,8 @@ from mmdpad.registry import MODELS
 from mmdpad.structures import AnsweredObject, ParseFailure, ReasoningOutput
 from mmdpad.utils.number_checks import check_number
 
+from .mask_turns import outline
 from .reasoning_segmentor import Inputs, ReasoningSegmentor
-
-_OUTLINE = (255, 0, 255)
 
 
 @MODELS.register_module()
@@ -71,7 +69,7 @@ class ConceptAgent(ReasoningSegmentor):
 
     def __init__(self, policy: dict, decoder: dict, max_rounds: int = 3, max_instances: int = 8,
                  **kwargs: Any) -> None:
-        check_limits(max_rounds, max_instances, kwargs.get('test_cfg'))
+        check_limits(max_rounds, max_instances, kwargs.get('test_cfg'), kwargs.get('conversation'))
         super().__init__(policy, decoder, **kwargs)
         if not isinstance(self.decoder, ConceptDecoder):
             raise ValueError(describe_unsuitable(type(self.decoder)))
@@ -219,12 +217,15 @@ class Conversation:
 
 
 def check_limits(max_rounds: int = 3, max_instances: int = 8,
-                 test_cfg: Mapping[str, Any] | None = None) -> None:
+                 test_cfg: Mapping[str, Any] | None = None,
+                 conversation: Mapping[str, Any] | None = None) -> None:
     """Raise ValueError unless these are limits of a :class:`ConceptAgent`, which answers in several
-    steps, so that ``test_cfg`` should not ask for several answers."""
-    if (count := (test_cfg or {}).get('num_samples')) is not None:
-        raise ValueError(f'`test_cfg.num_samples` should be None for ConceptAgent, which answers '
-                         f'in several steps, but got {count!r}; leave it out')
+    steps, so that ``test_cfg`` should not ask for several answers, nor for conversations."""
+    for name, value in {'test_cfg.num_samples': (test_cfg or {}).get('num_samples'),
+                        'conversation': conversation}.items():
+        if value is not None:
+            raise ValueError(f'`{name}` should be None for ConceptAgent, which answers in several '
+                             f'steps, but got {value!r}; leave it out')
     for name, limit in dict(max_rounds=max_rounds, max_instances=max_instances).items():
         check_number(name, limit, 'at least 1', lambda n: n >= 1, whole=True)
 
@@ -233,24 +234,6 @@ def describe_unsuitable(kind: type) -> str:
     """Say that an agent cannot use this class of decoder."""
     return (f'`decoder` of ConceptAgent should find the instances of a text, as SAM3ConceptDecoder '
             f'does, but got {kind.__name__}; use such a decoder')
-
-
-def outline(image: Tensor, mask: np.ndarray) -> Tensor:
-    """Outline a mask on a model image.
-
-    Args:
-        image: uint8 (3, h, w), RGB.
-        mask: bool (H, W), in the original frame.
-
-    Returns:
-        uint8 (3, h, w), on the CPU.
-    """
-    picture = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
-    height, width = picture.shape[:2]
-    region = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, _OUTLINE, max(2, round(max(height, width) / 250)))
-    return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
 
 
 def _read_stored(text: str) -> list[str]:

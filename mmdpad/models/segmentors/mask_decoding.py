@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from mmengine.structures import InstanceData
@@ -13,10 +15,30 @@ from mmdpad.geometry.boxes import overlaps, union_box
 from mmdpad.geometry.coordinates import scale_boxes, scale_points
 from mmdpad.models.decoders import ConceptDecoder
 from mmdpad.structures import AnsweredObject
+from mmdpad.tasks import Task
 
 Shape = tuple[int, int]
 Answer = tuple[Sequence[AnsweredObject], str | None]
 Window = tuple[int, int, int, int]
+
+
+class _Place(NamedTuple):
+    """Boxes (n, 4) and points (n, P, 2) of n objects, and their negative points, n of (Q, 2)."""
+
+    boxes: Tensor
+    points: Tensor
+    negatives: list[Tensor]
+
+    @property
+    def excluded(self) -> dict[str, list[Tensor]]:
+        """The negative points as an argument of a decoder, if there are any."""
+        return dict(negatives=self.negatives) if any(map(len, self.negatives)) else {}
+
+    def moved(self, left: int, top: int) -> _Place:
+        """The same in an image that begins at this pixel."""
+        corner = self.boxes.new_tensor([left, top])
+        return _Place(self.boxes - corner.repeat(2), self.points - corner,
+                      [points - corner for points in self.negatives])
 
 
 def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], image: Tensor,
@@ -29,6 +51,7 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
             ``takes_text`` also gets the caption, see
             :class:`mmdpad.models.decoders.ConceptDecoder`.
         objects: Boxes and points in pixels of the model image, with equally many points each.
+            Negative points are only for a decoder with ``takes_negative_points``.
         image: uint8 (3, H, W), RGB, the original frame.
         model_shape: (h, w) of the model image.
         caption: The caption of the answer that all these objects belong to, or None.
@@ -41,7 +64,8 @@ def decode_masks(decoder: nn.Module | None, objects: Sequence[AnsweredObject], i
     Returns:
         ``bboxes`` (n, 4) and ``points`` (n, P, 2) in the original frame, ``masks`` bool (n, H, W),
         ``scores`` (n,), ``labels`` (n,); from a decoder with ``takes_text`` also ``fallback``
-        (n,) bool, whether an object was decoded without the caption.
+        (n,) bool, whether an object was decoded without the caption; and if there are any,
+        ``negative_points``, n lists of (x, y) in the original frame.
 
     Raises:
         RuntimeError: There is no decoder.
@@ -72,9 +96,10 @@ def decode_group(decoder: nn.Module | None, answers: Sequence[Answer], image: Te
     shape = (image.shape[-2], image.shape[-1])
     places = [_place(objects, shape, model_shape) for objects, _ in answers]
     rows_of: dict[Window, list[int]] = {}
-    for row, (boxes, _) in enumerate(places):
+    for row, place in enumerate(places):
         window = windows[row] if windows else None
-        seen = (0, 0, shape[1], shape[0]) if window is None else _extend(window, boxes, shape)
+        seen = (0, 0, shape[1], shape[0]) if window is None else _extend(
+            window, place.boxes, shape)
         rows_of.setdefault(seen, []).append(row)
     decoded: dict[int, InstanceData] = {}
     for seen, rows in rows_of.items():
@@ -89,48 +114,64 @@ def takes_text(decoder: nn.Module) -> bool:
     return getattr(decoder, 'takes_text', False)
 
 
-def _decode(decoder: nn.Module, places: Sequence[tuple[Tensor, Tensor]],
-            captions: Sequence[str | None], image: Tensor, seen: Window) -> list[InstanceData]:
-    """Decode the masks of answers, given as boxes and points, in the same part of an image."""
+def find_unsuited(decoder: nn.Module | type | None, tasks: Mapping[str, Task]) -> Iterator[str]:
+    """Find the task whose negative points a decoder, or one of this class, does not take."""
+    if decoder is not None and not getattr(decoder, 'takes_negative_points', False):
+        kind = decoder if isinstance(decoder, type) else type(decoder)
+        yield from (f'`model.decoder` of the task {name!r} with `negative_points=True` should be a '
+                    f'decoder with `takes_negative_points`, but got {kind.__name__}; use another '
+                    f'one, or leave `negative_points` out'
+                    for name, task in tasks.items() if getattr(task, 'negative_points', False))
+
+
+def _decode(decoder: nn.Module, places: Sequence[_Place], captions: Sequence[str | None],
+            image: Tensor, seen: Window) -> list[InstanceData]:
+    """Decode the masks of answers in the same part of an image."""
     left, top, right, bottom = seen
     pixels = image[:, top:bottom, left:right].permute(1, 2, 0).cpu().numpy()
-    moved = [(boxes - boxes.new_tensor([left, top, left, top]),
-              points - points.new_tensor([left, top])) for boxes, points in places]
+    moved = [place.moved(left, top) for place in places]
     found: Sequence[Sequence[Tensor]]
     if isinstance(decoder, ConceptDecoder):
         found = decoder.decode_answers(pixels, [
-            (*place, caption) for place, caption in zip(moved, captions, strict=True)])
+            (place.boxes, place.points, caption, place.negatives)
+            for place, caption in zip(moved, captions, strict=True)])
     elif takes_text(decoder):
-        found = [decoder(pixels, *place, caption)
+        found = [decoder(pixels, place.boxes, place.points, caption, **place.excluded)
                  for place, caption in zip(moved, captions, strict=True)]
     else:  # all objects at once; those without any have no certain number of points
-        some = [place for place in moved if len(place[0])] or moved[:1]
-        together = decoder(pixels, *map(torch.cat, zip(*some, strict=True)))
-        counts = [len(boxes) for boxes, _ in places]
+        boxes, points, negatives = zip(*[place for place in moved if len(place.boxes)]
+                                       or moved[:1], strict=True)
+        all_ = _Place(torch.cat(boxes), torch.cat(points), [*chain.from_iterable(negatives)])
+        together = decoder(pixels, all_.boxes, all_.points, **all_.excluded)
+        counts = [len(place.boxes) for place in places]
         found = [*zip(*(values.split(counts) for values in together), strict=True)]
-    return [_instances(*place, *own, shape=(image.shape[-2], image.shape[-1]), seen=seen)
+    return [_instances(place, *own, shape=(image.shape[-2], image.shape[-1]), seen=seen)
             for place, own in zip(places, found, strict=True)]
 
 
-def _instances(boxes: Tensor, points: Tensor, masks: Tensor, scores: Tensor, *fallback: Tensor,
+def _instances(place: _Place, masks: Tensor, scores: Tensor, *fallback: Tensor,
                shape: Shape, seen: Window) -> InstanceData:
     """What :func:`decode_masks` returns, given the masks in the part that the decoder saw."""
     left, top, right, bottom = seen
     if masks.shape[1:] != shape:
         part, masks = masks, masks.new_zeros(len(masks), *shape)
         masks[:, top:bottom, left:right] = part
-    return InstanceData(bboxes=boxes, points=points, masks=masks, scores=scores,
-                        labels=torch.zeros(len(boxes), dtype=torch.long),
-                        **(dict(fallback=fallback[0]) if fallback else {}))
+    found = InstanceData(bboxes=place.boxes, points=place.points, masks=masks, scores=scores,
+                         labels=torch.zeros(len(place.boxes), dtype=torch.long),
+                         **(dict(fallback=fallback[0]) if fallback else {}))
+    if place.excluded:
+        found.negative_points = [points.tolist() for points in place.negatives]
+    return found
 
 
-def _place(objects: Sequence[AnsweredObject], shape: Shape,
-           model_shape: Shape) -> tuple[Tensor, Tensor]:
-    """Boxes (n, 4) and points (n, P, 2) of objects, converted to the original frame."""
+def _place(objects: Sequence[AnsweredObject], shape: Shape, model_shape: Shape) -> _Place:
+    """Boxes and points of objects, converted to the original frame."""
     boxes = torch.tensor([item.box for item in objects]).reshape(-1, 4)
     points = torch.tensor([item.points for item in objects]).reshape(
         len(objects), len(objects[0].points or ()) if objects else 1, 2)
-    return scale_boxes(boxes, model_shape, shape), scale_points(points, model_shape, shape)
+    negatives = [torch.tensor(item.negative_points).reshape(-1, 2) for item in objects]
+    return _Place(scale_boxes(boxes, model_shape, shape), scale_points(points, model_shape, shape),
+                  [scale_points(own, model_shape, shape) for own in negatives])
 
 
 def _extend(window: Window, boxes: Tensor, shape: Shape) -> Window:

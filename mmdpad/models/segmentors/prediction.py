@@ -10,6 +10,7 @@ from mmdet.structures import DetDataSample
 
 from mmdpad.structures import ParseFailure
 
+from . import conversing
 from .answering_ahead import Inputs
 from .box_instances import box_instances
 from .box_scores import score_answers
@@ -24,7 +25,8 @@ def predict(model: ReasoningSegmentor, inputs: Inputs,
     """See :meth:`.ReasoningSegmentor.predict`."""
     started = time.perf_counter()
     model._name_tasks(data_samples)
-    answers = (model._answers(inputs, data_samples) if model.choice is None
+    answers = (conversing.find_answers(model, inputs, data_samples) if model.conversations
+               else model._answers(inputs, data_samples) if model.choice is None
                else choose_answers(model, inputs, data_samples))
     scored = score_answers(model, inputs, data_samples, answers)
     seconds = (time.perf_counter() - started) / max(len(answers), 1)
@@ -41,8 +43,9 @@ def predict(model: ReasoningSegmentor, inputs: Inputs,
         elif decoded is not None:
             sample.pred_instances = decoded
         else:
-            sample.pred_instances = model.decode_masks(usable, image, (height, width),
-                                                       parsed.caption)
+            (sample.pred_instances, ) = model.decode_group(
+                [(usable, parsed.caption)], image, (height, width),
+                model.windows_of([answer.get('conversation')]))
         answer.pop('response_ids')
         spent = dict(answer=seconds + sample.pop('sampled_response', (0.0,))[-1],
                      draw=time.perf_counter() - started)

@@ -18,21 +18,22 @@ from torch import Tensor, nn
 from mmdpad.geometry.coordinates import to_model_frame
 from mmdpad.models.non_finite import naming_samples, shared_message
 from mmdpad.models.precision import find_untrainable_weights
+from mmdpad.models.rollouts.conversations import Conversation
 from mmdpad.models.rollouts.sampling import Responses, evaluating
 from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
-from mmdpad.structures import RolloutBatch
+from mmdpad.structures import ConversationRecord, RolloutBatch
 from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
-from . import answering_ahead, prediction, settings
+from . import answering_ahead, conversing, prediction, settings
 from .answering_ahead import Inputs, select_samples
 from .answers import find_answers
 from .box_scores import build_box_scorer
 from .choosing import Choice
-from .mask_decoding import decode_group, decode_masks
+from .mask_decoding import decode_group, decode_masks, find_unsuited
 from .reference import frozen_copy, reference_log_probs
-from .started_rollout import StartedRollout
+from .started_rollout import StartedRollout, finish
 from .state_hooks import keep_policy_only
 
 
@@ -60,6 +61,9 @@ class ReasoningSegmentor(BaseDetector):
         loss: Config of a :class:`mmdpad.rl.PolicyLoss`, such as :class:`mmdpad.rl.GRPOLoss`.
         box_scorer: Config of a :class:`mmdpad.models.scorers.BoxScorer`, which gives the boxes of
             tasks with labels their scores; None: every box has the score 1.
+        conversation: Settings of conversations in which the policy looks closer before it answers
+            (docs/rollouts.md), see :func:`.settings.conversation_settings`; None: it answers at
+            once.
         train_cfg: ``group_size`` (G), ``temperature``, ``max_new_tokens``, ``top_p``, ``top_k`` of
             the rollout.
         test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``;
@@ -80,7 +84,8 @@ class ReasoningSegmentor(BaseDetector):
                  max_objects: int = MAX_OBJECTS, loss: dict = dict(type='GRPOLoss'),  # noqa: B006
                  train_cfg: dict | None = None, test_cfg: dict | None = None,
                  data_preprocessor: dict | None = None, init_cfg: dict | None = None,
-                 tasks: dict | None = None, box_scorer: dict | None = None) -> None:
+                 tasks: dict | None = None, box_scorer: dict | None = None,
+                 conversation: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.tasks = build_tasks(
             tasks, several_objects=several_objects, max_objects=max_objects,
@@ -93,6 +98,8 @@ class ReasoningSegmentor(BaseDetector):
         # Checked on the weights as built: in FSDP2's passes they are copies of another dtype.
         self.untrainable = find_untrainable_weights(self.policy)
         self.decoder = None if decoder is None else MODELS.build(decoder)
+        for problem in find_unsuited(self.decoder, self.tasks):
+            raise ValueError(problem)
         self.reference: nn.Module | None = None
         settings.check_part('rollout_engine', rollout_engine, 'SharedPrefixRollout')
         self.rollout_engine = ROLLOUTS.build(rollout_engine)
@@ -103,6 +110,9 @@ class ReasoningSegmentor(BaseDetector):
         self.test_cfg = settings.evaluation_sampling(test_cfg or {})
         self.choice = Choice.of(test_cfg or {}, self.tasks)
         self.box_scorer = build_box_scorer(box_scorer, self.tasks, self.policy)
+        self.conversations = conversing.build_conversations(
+            self, dict(conversation=conversation, train_cfg=train_cfg, test_cfg=test_cfg))
+        self.decode_in_crop = bool((conversation or {}).get('decode_in_crop'))
         keep_policy_only(self)
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
@@ -192,13 +202,18 @@ class ReasoningSegmentor(BaseDetector):
         pass."""
         self._name_tasks(data_samples)
         prompts = self.encode_prompts(inputs, data_samples)
+        talks: list[Conversation] | None = None
+        if self.conversations is not None:
+            with naming_samples(data_samples):
+                responses, talks = conversing.converse(self, prompts, inputs, data_samples,
+                                                       **sampling)
         if responses is None:
             with naming_samples(data_samples):
                 future = self.rollout_engine.submit(self.policy, prompts, **sampling)
         else:
             future = Future()
             future.set_result(responses.to(self.policy.device))
-        return StartedRollout(inputs, data_samples, prompts, sampling, future)
+        return StartedRollout(inputs, data_samples, prompts, sampling, future, talks)
 
     def finish_rollout(self, started: StartedRollout) -> RolloutBatch:
         """Wait for the responses, and parse them.
@@ -206,21 +221,7 @@ class ReasoningSegmentor(BaseDetector):
         Raises:
             NonFiniteError: See :class:`RolloutEngine`; the message names the question.
         """
-        with naming_samples(started.data_samples):
-            responses = started.future.result()
-        texts = self.policy.decode(responses.ids.where(responses.mask, self.policy.pad_token))
-        inputs, group_size = started.inputs, started.sampling.get('group_size', 1)
-        parsed, lengths = zip(*(
-            self._read(text, inputs['model_image'][n // group_size],
-                       started.data_samples[n // group_size])
-            for n, text in enumerate(texts)), strict=True)
-        return RolloutBatch(
-            data_samples=started.data_samples, model_images=inputs['model_image'],
-            images=inputs.get('image'), prompts=started.prompts,
-            group_size=group_size, texts=texts, parsed=list(parsed),
-            response_ids=responses.ids, response_mask=responses.mask,
-            truncated=responses.truncated, sampling_logp=responses.logp,
-            reasoning_tokens=torch.tensor([torch.nan if n is None else float(n) for n in lengths]))
+        return finish(self, started)
 
     def _name_tasks(self, data_samples: Sequence[DetDataSample]) -> None:
         """Give samples without a task the first one's name, so that rewards and metrics know it."""
@@ -270,8 +271,13 @@ class ReasoningSegmentor(BaseDetector):
             inputs = replace(inputs, ref_logp=self._reference_log_probs(*tokens))
         logp, entropy = self.policy.log_probs(*tokens, entropy=self.objective.entropy)
         return self.objective.entries(LossInputs.of(
-            inputs, self.objective.token_mask(inputs), logp, entropy,
-            self.sampling['max_new_tokens']))
+            inputs, self.objective.token_mask(inputs), logp, entropy, self.most_tokens))
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that the policy can choose in answering a question of a rollout."""
+        longest = self.sampling['max_new_tokens']
+        return longest if self.conversations is None else self.conversations.most_tokens(longest)
 
     def supervised_loss(self, inputs: Inputs,
                         data_samples: list[DetDataSample]) -> dict[str, Tensor]:
@@ -338,7 +344,9 @@ class ReasoningSegmentor(BaseDetector):
             ``reasoning_tokens``, ``caption_tokens``, ``truncated`` and ``seconds`` (``answer``,
             averaged over the batch; ``draw``, without work that is still queued on a GPU), and
             ``invented`` of a task that decodes no masks. With ``num_samples``, both are those of
-            the chosen answer, and ``selection`` is a :class:`mmdpad.structures.Selection`.
+            the chosen answer, and ``selection`` is a :class:`mmdpad.structures.Selection`. With
+            ``conversation``, ``response`` has all turns (:func:`mmdpad.structures.read_turns`), and
+            ``conversation`` is a :class:`mmdpad.structures.ConversationRecord`.
         """
         return prediction.predict(self, inputs, data_samples)
 
@@ -381,6 +389,10 @@ class ReasoningSegmentor(BaseDetector):
     def decode_masks(self, *args: Any, **kwargs: Any) -> InstanceData:
         """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
         return decode_masks(self.decoder, *args, **kwargs)
+
+    def windows_of(self, records: Sequence[ConversationRecord | None] | None) -> Any:
+        """The ``windows`` of the answers of conversations, see :func:`.conversing.windows_of`."""
+        return conversing.windows_of(self, records)
 
     def decode_group(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
         """Decode the masks of answers about one image, see :func:`.mask_decoding.decode_group`."""

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmdpad.geometry.crops import CropLimits
 from mmdpad.models.rollouts.sampling import check_sampling
 from mmdpad.models.selectors.building import as_config
 from mmdpad.registry import MODELS
@@ -17,6 +19,8 @@ from mmdpad.utils.number_checks import check_number
 TRAIN_CFG = dict(group_size=8, temperature=1.0, max_new_tokens=1300, top_p=1.0, top_k=0)
 """Sampling settings of rollouts; the published values."""
 TEST_CFG = dict(temperature=0.0, max_new_tokens=1024)
+CONVERSATION = dict(max_turns=2, max_tokens=4096, limits=None, decode_in_crop=False)
+"""Settings of conversations, see :func:`conversation_settings`."""
 CHOICE = ('num_samples', 'select', 'abstain_below', 'compare_greedy')
 """Keys of `model.test_cfg` that say how to choose among several answers, see
 :class:`mmdpad.models.segmentors.choosing.Choice`."""
@@ -97,6 +101,60 @@ def check_choice(test_cfg: Mapping[str, Any], sampling: Mapping[str, Any]) -> No
     if not isinstance(greedy := test_cfg.get('compare_greedy', False), bool):
         raise ValueError(f'`test_cfg.compare_greedy` should be True or False, but got {greedy!r}; '
                          'correct it')
+
+
+def conversation_settings(model: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read `model.conversation` from the config of a model.
+
+    Args:
+        model: May have ``conversation``: ``max_turns``, ``max_tokens`` and ``limits``, arguments of
+            a :class:`mmdpad.models.rollouts.ConversationSampler`; ``limits`` are those of a
+            :class:`mmdpad.geometry.crops.CropLimits`. With ``decode_in_crop``, the mask decoder
+            sees the last crop, not all of the image.
+
+    Returns:
+        All of these; None without conversations.
+
+    Raises:
+        ValueError: A key is unknown, a value is out of range, a turn may be longer than a
+            conversation, or several answers are sampled (``num_samples``).
+    """
+    config = model.get('conversation')
+    if config is None:
+        return None
+    check_keys('conversation', config, CONVERSATION)
+    given = CONVERSATION | dict(config)
+    for name in ('max_turns', 'max_tokens'):
+        given[name] = check_number(f'conversation.{name}', given[name], 'at least 1',
+                                   lambda n: n >= 1, True)
+    if not isinstance(given['decode_in_crop'], bool):
+        raise ValueError(f'`conversation.decode_in_crop` should be True or False, but got '
+                         f'{given["decode_in_crop"]!r}; set one of them')
+    limits = given['limits'] or {}
+    check_keys('conversation.limits', limits, inspect.signature(CropLimits).parameters)
+    given['limits'] = CropLimits(**limits)
+    if (longest := max_response_tokens(model)) > given['max_tokens']:
+        raise ValueError(f'`conversation.max_tokens` should be at least `max_new_tokens` = '
+                         f'{longest} of one turn (`train_cfg`, `test_cfg`), but got '
+                         f'{given["max_tokens"]}; raise it')
+    check_alone('test_cfg.num_samples', (model.get('test_cfg') or {}).get('num_samples'))
+    return given
+
+
+def check_keys(path: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise ValueError unless this is a dict with some of the known keys."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f'`{path}` should be a dict, but got {given!r}; correct it')
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(f'`{path}` should have keys among {sorted(known)}, but got {unknown}; '
+                         f'correct them')
+
+
+def check_alone(path: str, value: Any) -> None:
+    """Raise ValueError if a setting is set that does not work with `model.conversation`."""
+    if value:
+        raise ValueError(f'`{path}` should not be set with `model.conversation`, since it takes an '
+                         f'answer for a single response, but got {value!r}; leave one of them out')
 
 
 def missing_type(path: str, example: str = 'NAME') -> str:

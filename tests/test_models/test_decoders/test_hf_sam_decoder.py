@@ -49,11 +49,12 @@ def scene(height=48, width=80, seed=0):
 
 
 @torch.no_grad()
-def by_transformers(decoder, image, boxes, points=None):
-    """Masks (N, H, W) and scores (N,) as the documentation of transformers makes them."""
+def by_transformers(decoder, image, boxes, points=None, negatives=0):
+    """Masks (N, H, W) and scores (N,) as the documentation of transformers makes them; the last
+    points may be negative."""
     prompts = {} if points is None else dict(
         input_points=[points.tolist()],
-        input_labels=torch.ones(1, *points.shape[:2], dtype=torch.long).tolist())
+        input_labels=[[[1] * (points.shape[1] - negatives) + [0] * negatives] * len(points)])
     inputs = decoder.processor(images=Image.fromarray(image), input_boxes=[boxes.tolist()],
                                **prompts, return_tensors='pt')
     outputs = decoder.sam(**inputs)
@@ -79,6 +80,18 @@ def test_masks_are_those_of_transformers(decoder, size, count):
     assert len(decoder.feature_cache) == 1
     for mask in got:
         assert mask.any() and not mask.all(), 'an empty or full mask would make this test easy'
+
+
+def test_negative_points_have_label_0(decoder):
+    image, negatives = scene(), torch.tensor([[[38., 28.]], [[31., 46.]]])
+    together = torch.cat([POINTS[:2], negatives], dim=1)
+    masks, scores = decoder(image, BOXES, POINTS, [*negatives, torch.zeros(0, 2)])
+    expected, expected_scores = by_transformers(decoder, image, BOXES[:2], together, negatives=1)
+    assert torch.equal(masks[:2], expected) and torch.equal(scores[:2], expected_scores)
+    positive, _ = by_transformers(decoder, image, BOXES[:2], together)
+    assert not torch.equal(positive, expected)
+    alone, _ = decoder(image, BOXES[2:], POINTS[2:])
+    assert torch.equal(masks[2:], alone)
 
 
 def test_boxes_without_points(decoder):

@@ -1,14 +1,13 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 import torch
+from scripted_rollout import Scripted
 
 from mmdpad.geometry.crops import Crop, CropLimits
 from mmdpad.models import HFRollout, SharedPrefixRollout
 from mmdpad.models.non_finite import NonFiniteError
 from mmdpad.models.rollouts import VLLMRollout, conversations
 from mmdpad.models.rollouts.conversations import ConversationSampler
-from mmdpad.models.rollouts.engine import DrawingEngine
-from mmdpad.models.rollouts.sampling import cut_responses
 from mmdpad.prompts.zoom import BadCall, Zoom
 
 LIMITS = CropLimits(min_side=28, size=(112, 112))
@@ -22,26 +21,6 @@ def images():
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(256, (3, 224, 448), generator=generator, dtype=torch.uint8)
             for _ in range(2)]
-
-
-class Scripted(DrawingEngine):
-    """Writes given texts, turn by turn, and remembers what it was asked."""
-
-    def __init__(self, *turns):
-        self.turns, self.calls = list(turns), []
-
-    def __call__(self, head, prompts, group_size=1, **sampling):
-        texts = self.turns[len(self.calls)]
-        self.calls.append(dict(sampling, prompts=list(prompts), group_size=group_size))
-        assert len(texts) == len(prompts) * group_size
-        ids, mask = head.encode_responses(texts)
-        if sampling['max_new_tokens'] < ids.shape[1]:
-            ids = ids[:, :sampling['max_new_tokens']]
-        return cut_responses(ids.masked_fill(~mask[:, :ids.shape[1]], head.pad_token),
-                             head.end_tokens, head.pad_token)
-
-    def generate(self, *args):
-        raise AssertionError
 
 
 def hold(head, images, engine, max_new_tokens=400, **arguments):
@@ -59,11 +38,11 @@ def test_a_call_shows_a_part_and_an_answer_ends(head, images):
     assert [len(talk.texts) for talk in talks] == [2, 1, 1, 3]
     assert [talk.ended_by for talk in talks] == ['answer'] * 4
     # half of 448 x 224 pixels each way, and then half of that
-    assert talks[0].crop == Crop((0, 0, 224, 112), SHAPE)
-    assert talks[1].crop == Crop.whole((224, 448), SHAPE)
-    assert talks[3].crop == Crop((0, 0, 112, 56), SHAPE)
+    assert talks[0].crops[-1] == Crop((0, 0, 224, 112), SHAPE)
+    assert talks[1].crops[-1] == Crop.whole((224, 448), SHAPE)
+    assert talks[3].crops[-1] == Crop((0, 0, 112, 56), SHAPE)
     assert [len(talk.replies) for talk in talks] == [1, 0, 0, 2]
-    assert torch.equal(talks[3].replies[1].image, talks[3].crop.cut(images[1]))
+    assert torch.equal(talks[3].replies[1].image, talks[3].crops[-1].cut(images[1]))
     first, second, third = engine.calls
     assert (first['group_size'], second['group_size']) == (2, 1)
     assert second['prompts'][0] is talks[0].prompt and len(second['prompts']) == 2
@@ -93,7 +72,7 @@ def test_a_call_that_cannot_be_used_is_answered_in_text_and_counted(head, images
     _, responses, talks = hold(head, images[:1], engine, max_turns=3)
     assert [talk.bad_calls for talk in talks] == [['bad_box'], ['outside']]
     assert [len(talk.replies) for talk in talks] == [1, 0]
-    assert talks[0].crop == Crop((0, 0, 224, 112), SHAPE)  # of the whole image, still the last
+    assert talks[0].crops[-1] == Crop((0, 0, 224, 112), SHAPE)  # of the whole image, still the last
     told = head.processor.tokenizer.decode(responses.ids[1])
     assert 'Nothing is shown: the box should overlap the image. You may look closer 1' in told
     assert not responses.truncated.any()
@@ -113,7 +92,7 @@ def test_what_ends_a_conversation(head, images):
         assert responses.mask[0, len(talk) - 1]  # never by a reply
         talks[name] = talk
     assert [len(talks[name].texts) for name in talks] == [2, 1, 1, 2]
-    assert talks['tokens'].crop == Crop.whole((224, 448), SHAPE) and not talks['tokens'].replies
+    assert talks['tokens'].crops[-1] == Crop.whole((224, 448), SHAPE) and not talks['tokens'].replies
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from mmdpad.models import ConceptAgent, ConceptDecoder
 from mmdpad.models.decoders.instances import Instances
 from mmdpad.models.rollouts.engine import RolloutEngine
 from mmdpad.models.rollouts.sampling import cut_responses
-from mmdpad.models.segmentors.concept_agent import outline
 from mmdpad.preflight import dry_run
 from mmdpad.prompts import normalize_question
 from mmdpad.registry import DATASETS, MODELS, ROLLOUTS
@@ -219,16 +218,6 @@ def test_verdicts_are_not_used_again_for_other_masks(ask):
         assert describe_maker(ask(ONE, YES, **settings)[1], fp16=False) != maker
     agent.decoder.weight.data += 1
     assert describe_maker(agent, fp16=False) != maker
-
-
-def test_masks_are_outlined():
-    image = torch.zeros(3, 20, 40, dtype=torch.uint8)
-    mask = np.zeros((10, 20), bool)
-    mask[2:8, 5:15] = True
-    drawn = outline(image, mask)
-    assert drawn.shape == image.shape and not image.any()
-    assert drawn[:, 4, 20].tolist() == [255, 0, 255]
-    assert not drawn[:, 9, 20].any() and not drawn[:, 0, 0].any()
 
 
 def test_settings_that_are_refused(agent_config):

@@ -1,0 +1,152 @@
+# Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+"""Conversations of a segmentor, in which its policy looks closer before it answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mmdet.structures import DetDataSample
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmdpad.geometry.crops import Crop
+from mmdpad.models.rollouts.conversations import Conversation, ConversationSampler
+from mmdpad.models.rollouts.sampling import Responses
+from mmdpad.prompts.zoom import offers_calls
+from mmdpad.structures import ConversationRecord, read_turns
+from mmdpad.tasks import Parsed
+
+from .answering_ahead import Inputs, select_samples
+from .mask_decoding import Window
+from .mask_turns import prepare_mask
+from .settings import check_alone, conversation_settings
+
+if TYPE_CHECKING:
+    from .reasoning_segmentor import ReasoningSegmentor
+
+
+def build_conversations(model: ReasoningSegmentor,
+                        config: Mapping[str, Any]) -> ConversationSampler | None:
+    """Build `model.conversation`; None without it. A prompt that does not fit is a warning.
+
+    Args:
+        model: The model, complete otherwise.
+        config: Of the model; ``conversation``, ``train_cfg`` and ``test_cfg`` are read.
+
+    Raises:
+        ValueError: See :func:`.settings.conversation_settings` and :class:`.ConversationSampler`;
+            or the model's box scorer needs a single response.
+    """
+    given = conversation_settings(config)
+    offering = [name for name, template in model.policy.encoder.templates.items()
+                if offers_calls(template)]
+    if given is None:
+        if offering:
+            print_log(f'The prompts of {", ".join(offering)} offer to show a part of the image, '
+                      f'but `model.conversation` is not set, so a call is read as an answer that '
+                      f'cannot be used; set it, or use another template', 'current',
+                      logging.WARNING)
+        return None
+    if model.box_scorer is not None and model.box_scorer.needs_policy:
+        check_alone('box_scorer', type(model.box_scorer).__name__)
+    if not offering:
+        print_log('No prompt of the model mentions a call (<zoom>), so a policy that was not '
+                  "trained to write calls will not look closer; set `prompt_template='zoom'`, or "
+                  'explain them in a template', 'current', logging.WARNING)
+    if given.pop('decode_in_crop') and model.decoder is None:
+        raise ValueError('`conversation.decode_in_crop` should be False without `model.decoder`, '
+                         'but got True; leave it out')
+    return ConversationSampler(model.rollout_engine, model.policy, **given)
+
+
+def converse(model: ReasoningSegmentor, prompts: Sequence[Any], inputs: Inputs,
+             data_samples: Sequence[DetDataSample],
+             **sampling: Any) -> tuple[Responses, list[Conversation]]:
+    """Sample conversations, see :class:`.ConversationSampler`.
+
+    Raises:
+        ValueError: There are no original images to show parts of.
+    """
+    assert model.conversations is not None
+    if 'image' not in inputs:
+        raise ValueError('`inputs` of a model with `conversation` should have the original images '
+                         'as `image`, as `PackReasoningInputs` gives them, but got only '
+                         f'{sorted(inputs)}')
+    return model.conversations(
+        prompts, inputs['image'], [_shape(image) for image in inputs['model_image']],
+        prepare_mask=partial(prepare_mask, model, inputs, data_samples), **sampling)
+
+
+def read_conversation(model: ReasoningSegmentor, record: ConversationRecord, image: Tensor,
+                      model_image: Tensor, sample: DetDataSample) -> tuple[Parsed, int | None]:
+    """Parse the last turn, and count the tokens of the reasoning in all turns.
+
+    Args:
+        model, record: The conversation of a model.
+        image, model_image: (3, H, W) and (3, h, w), the original and the model image.
+        sample: Of the question.
+
+    Returns:
+        The answer, with boxes and points in pixels of the model image, and the number of tokens;
+        None if no turn has reasoning.
+    """
+    parsed = [model.task_of(sample).parse(text) for text in record.texts]
+    counts = [model.policy.count_tokens(turn.think) for turn in parsed]
+    known = [count for count in counts if count is not None]
+    shape, model_shape = _shape(image), _shape(model_image)
+    crop = record.crops[-1] if record.crops else Crop.whole(shape, model_shape)
+    return (crop.answer_to_model_frame(parsed[-1], model.policy.coordinates, shape, model_shape),
+            sum(known) if known else None)
+
+
+def windows_of(model: ReasoningSegmentor, records: Sequence[ConversationRecord | None] | None
+               ) -> list[Window | None] | None:
+    """The part of the image that the decoder sees for the answer of each conversation: the last
+    crop, with ``decode_in_crop``. None for all of it."""
+    if records is None or not model.decode_in_crop:
+        return None
+    return [record.crops[-1].box if record and record.crops else None for record in records]
+
+
+def find_answers(model: ReasoningSegmentor, inputs: Inputs,
+                 data_samples: Sequence[DetDataSample]) -> list[dict[str, Any]]:
+    """Get the answer to each of B questions by a conversation.
+
+    Args:
+        model: A model with ``conversations``.
+        inputs, data_samples: See :meth:`.ReasoningSegmentor.predict`. Samples may have
+            ``cached_response``, all turns (:func:`mmdpad.structures.write_turns`) and whether they
+            are truncated; only what they saw is found out again.
+
+    Returns:
+        What :func:`.answers.find_answers` returns, without tokens, and ``conversation``, the
+        :class:`mmdpad.structures.ConversationRecord`. ``response`` has all turns.
+    """
+    sampler = model.conversations
+    assert sampler is not None
+    found: dict[int, tuple[ConversationRecord, bool, Parsed, int | None]] = {}
+    for row, sample in enumerate(data_samples):
+        if (cached := sample.get('cached_response')) is not None:
+            images = inputs['image'][row], inputs['model_image'][row]
+            record = sampler.replay(read_turns(cached[0]) or [cached[0]], cached[1],
+                                    *map(_shape, images),
+                                    partial(prepare_mask, model, inputs, data_samples, row))
+            found[row] = (record, cached[1], *read_conversation(model, record, *images, sample))
+    if missing := [row for row in range(len(data_samples)) if row not in found]:
+        some, samples, numbers = select_samples(inputs, data_samples, missing)
+        rollout = model.finish_rollout(model._start(some, samples, **model.test_cfg,
+                                                    prompt_numbers=numbers))
+        tokens = [None if count.isnan() else int(count) for count in rollout.reasoning_tokens]
+        found |= zip(missing, zip(rollout.conversations or (), rollout.truncated.tolist(),
+                                  rollout.parsed, tokens, strict=True), strict=True)
+    return [dict(response=record.response, truncated=truncated, response_ids=None, parsed=parsed,
+                 reasoning_tokens=count, conversation=record)
+            for _, (record, truncated, parsed, count) in sorted(found.items())]
+
+
+def _shape(image: Tensor) -> tuple[int, int]:
+    """(height, width)."""
+    return image.shape[-2], image.shape[-1]
