@@ -15,7 +15,7 @@ model = dict(
     policy=dict(pretrained=_base_.weights + '/zoom', prompt_template='look "{question}"'),
     # `decode_in_crop`: the decoder sees what the policy saw last, too.
     conversation=dict(max_turns=2, max_tokens=256, decode_in_crop=True,
-                      limits=dict(min_side=56, size=_base_.model_image_size)),
+                      limits=dict(min_side=50, size=_base_.model_image_size)),
     train_cfg=dict(max_new_tokens=56),
     test_cfg=dict(max_new_tokens=56))
 

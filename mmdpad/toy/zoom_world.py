@@ -8,6 +8,7 @@ world (:mod:`.shapes_world`).
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -26,9 +27,13 @@ ZOOM_PROMPT_TEMPLATE = 'look "{question}"'
 """Prompt template that lets the toy policy look closer before it answers."""
 
 SHRINK = 0.42
-"""Sides of a card, and of what lies on it, over those of a plain scene."""
+"""Sides of what lies on a card over those in a plain scene."""
 
-_MARGIN = 40
+GRID = 10
+"""Cards begin and end at multiples of so many pixels, a pixel of the model image, so that a policy
+can ask for exactly the card: then it sees a plain scene."""
+
+_MARGIN = 4  # of the grid
 _GRAY = (95, 135)
 _NOISE, _TINT = 3.0, 26.0
 _STREAM = 2  # of random numbers; plain scenes have none of their own
@@ -52,21 +57,23 @@ def place_card(rng: np.random.Generator,
         The larger scene, and the place (x1, y1, x2, y2) of the card in it, in pixels; x2 and y2 are
         outer edges.
     """
-    height, width = (round(SHRINK * side) for side in scene.image.shape[:2])
-    card = paint(rng, [_moved(item, SHRINK * item.polygon) for item in scene.objects], width,
-                 height)
-    x, y = (int(rng.integers(_MARGIN, end - _MARGIN - side)) for end, side in
+    height, width = (-(-round(SHRINK * side) // GRID) * GRID for side in scene.image.shape[:2])
+    margin = (np.array([width, height]) - SHRINK * np.array(scene.image.shape[1::-1])) / 2
+    places = [SHRINK * item.polygon + margin for item in scene.objects]
+    card = paint(rng, _moved(scene.objects, places), width, height)
+    x, y = (GRID * int(rng.integers(_MARGIN, end // GRID - _MARGIN - side // GRID)) for end, side in
             zip(TINY_IMAGE_SIZE, (width, height), strict=True))
     gray = float(rng.uniform(*_GRAY))
     image = cv2.add(_table(), (gray, gray, gray, 0.0))
     image[y:y + height, x:x + width] = card
-    objects = tuple(_moved(item, (SHRINK * item.polygon).round() + (x, y))
-                    for item in scene.objects)
+    objects = _moved(scene.objects, [place.round() + (x, y) for place in places])
     return Scene(image, objects, scene.question), (x, y, x + width, y + height)
 
 
-def _moved(item: ShapeObject, polygon: np.ndarray) -> ShapeObject:
-    return replace(item, polygon=polygon)
+def _moved(objects: Sequence[ShapeObject],
+           polygons: Sequence[np.ndarray]) -> tuple[ShapeObject, ...]:
+    return tuple(replace(item, polygon=polygon)
+                 for item, polygon in zip(objects, polygons, strict=True))
 
 
 @lru_cache(1)

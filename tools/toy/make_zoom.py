@@ -21,7 +21,7 @@ from policy_files import make_processor
 from zoom_data import ANSWERS, CONVERSATIONS, ZoomRowMaker
 from zoom_eval import evaluate
 
-STEPS, ROWS, RATE = 500, 4, 0.5
+STEPS, ROWS, RATE = 500, 4, 0.6
 
 
 def main() -> None:

@@ -30,9 +30,9 @@ from mmdpad.toy.shapes_world import (
     list_questions,
     write_reasoning,
 )
-from mmdpad.toy.zoom_world import TINY_IMAGE_SIZE, ZOOM_PROMPT_TEMPLATE, place_card
+from mmdpad.toy.zoom_world import GRID, TINY_IMAGE_SIZE, ZOOM_PROMPT_TEMPLATE, place_card
 
-ZOOM_LIMITS = CropLimits(min_side=56, size=SHAPES_IMAGE_SIZE)
+ZOOM_LIMITS = CropLimits(min_side=50, size=SHAPES_IMAGE_SIZE)
 ANSWERS = (SHAPES_PROMPT_TEMPLATE, ZOOM_PROMPT_TEMPLATE)
 """Templates of the questions about an image that are answered at once."""
 CONVERSATIONS = 3
@@ -40,9 +40,9 @@ CONVERSATIONS = 3
 WRONG, LOOSE, GROWTH = 0.2, 0.3, 1.6
 """Share of answers about another object; of loose boxes, and their sides over those of tight ones.
 """
-SHIFTED, FAR, WIDE = 0.25, 6, 0.25
-"""Share of calls that are shifted, by up to so many pixels of the model image; and of those that
-are two to four times too wide and high."""
+SHIFTED, FAR, WIDE, NEAR = 0.2, 5, 0.2, 0.2
+"""Share of calls that are shifted, by up to so many pixels of the model image; of those that are
+1.5 to 3 times too wide and high; and of those whose sides are off by up to one pixel."""
 
 
 class ZoomRowMaker(RowMaker):
@@ -93,16 +93,14 @@ class ZoomRowMaker(RowMaker):
 
     def call(self, card: Sequence[int]) -> list[int]:
         """A box to look at, in pixels of the model image: about that of the card, or a bad one."""
-        rng, scale = self.rng, TINY_IMAGE_SIZE[0] / SHAPES_IMAGE_SIZE[0]
-        box = np.concatenate([np.floor(np.divide(card[:2], scale)),
-                              np.ceil(np.divide(card[2:], scale))])
+        rng, box = self.rng, np.array(card) // GRID
         kind = rng.random()
         if kind < SHIFTED:
-            box += np.tile(rng.integers(-FAR, FAR + 1, 2), 2)
+            box = box + np.tile(rng.integers(-FAR, FAR + 1, 2), 2)
         elif kind < SHIFTED + WIDE:
-            box = np.array(grow(box, rng.uniform(2, 4)))
-        else:
-            box += rng.integers(-1, 2, 4)
+            box = np.array(grow(box, rng.uniform(1.5, 3)))
+        elif kind < SHIFTED + WIDE + NEAR:
+            box = box + rng.integers(-1, 2, 4)
         low = box[:2].clip(0, SHAPES_IMAGE_SIZE[0] - 1)
         return [*low.astype(int).tolist(),
                 *box[2:].clip(low + 1, SHAPES_IMAGE_SIZE[0]).astype(int).tolist()]
