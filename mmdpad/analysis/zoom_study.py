@@ -8,7 +8,7 @@ apart, the box and the points of every answer are decoded in three parts of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mmdpad.geometry.crops import Crop, CropLimits
 from mmdpad.geometry.targets import box_from_mask
 from mmdpad.models.segmentors.mask_decoding import decode_masks
 from mmdpad.structures import AnsweredObject
+from mmdpad.utils import read_jsonl
 from mmdpad.utils.markdown import markdown_table
 from mmdpad.visualization import draw_answer, draw_grid
 
@@ -39,7 +40,20 @@ MEASURES = dict({f'iou_{view}': f'gIoU, decoder sees {title}' for view, title in
                 zoomed='looked closer', contained='target in the last crop, share',
                 failed='answers that cannot be used', policy_tokens='tokens of reasoning')
 """Measures and their titles; in percent but for the last."""
+COMPARISONS = {
+    'both gain: two turns - one': ('zoom', 'iou_crop', 'one_look', 'iou_image'),
+    'the policy gains, both decoders see the surroundings': (
+        'zoom', 'iou_around', 'one_look', 'iou_around'),
+    'the policy gains, both decoders see the image': ('zoom', 'iou_image', 'one_look', 'iou_image'),
+    'boxes, two turns - one': ('zoom', 'box_iou', 'one_look', 'box_iou'),
+    'the decoder gains, one turn: surroundings - image': (
+        'one_look', 'iou_around', 'one_look', 'iou_image'),
+    'training of two turns': ('zoom', 'iou_crop', 'zoom.start', 'iou_crop'),
+    'training of one turn, boxes': ('one_look', 'box_iou', 'one_look.start', 'box_iou')}
+"""Title -> an arm with a measure, and what it is compared with."""
+
 Score = dict[str, Any]
+Means = dict[int, dict[str, float]]
 
 _SHOWN = 448  # pixels of a side of each picture of a conversation
 
@@ -81,21 +95,17 @@ def score_answer(row: Row, image: Tensor, target: np.ndarray, decoder: nn.Module
     return scores | dict(box_iou=iou, box_is_right=iou > 0.5)
 
 
-def read_scores(folder: Path, read: Callable[[Path], Sequence[Score]]
-                ) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Mode -> arm -> the means of each seed, in percent but for tokens.
-
-    Args:
-        folder: The study's folder, with ``ARM/seed_N/MODE.scores.jsonl``.
-        read: Reads such a file.
-    """
-    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+def read_scores(folder: Path) -> dict[str, dict[str, Means]]:
+    """Mode -> arm -> seed -> the means of a run, in percent but for tokens, from the files
+    ``ARM/seed_N/MODE.scores.jsonl`` of a study's folder."""
+    found: dict[str, dict[str, Means]] = {}
     for mode in MODES:
         found[mode] = {}
         for arm in ARMS:
             files = sorted(folder.glob(f'{arm}/seed_*/{mode}.scores.jsonl'))
             if files:
-                found[mode][arm] = [_means(read(file)) for file in files]
+                found[mode][arm] = {int(file.parent.name.removeprefix('seed_')): _means(
+                    list(read_jsonl(str(file)))) for file in files}
     return found
 
 
@@ -104,17 +114,7 @@ def _means(scores: Sequence[Score]) -> dict[str, float]:
             * (1 if name == 'policy_tokens' else 100) for name in MEASURES}
 
 
-COMPARISONS = (
-    ('zoom', 'iou_crop', 'one_look', 'iou_image', 'two turns against one'),
-    ('zoom', 'iou_crop', 'one_look', 'iou_around', 'the same, the one with the decoder close, too'),
-    ('zoom', 'iou_image', 'one_look', 'iou_image', 'the same, both decoders far'),
-    ('zoom', 'box_iou', 'one_look', 'box_iou', 'boxes'),
-    ('zoom', 'iou_crop', 'zoom.start', 'iou_crop', 'training, two turns'),
-    ('one_look', 'iou_around', 'one_look.start', 'iou_around', 'training, one turn, decoder close'))
-"""An arm with a measure, what it is compared with, and a title."""
-
-
-def format_study(found: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> str:
+def format_study(found: Mapping[str, Mapping[str, Means]]) -> str:
     """Tables of :func:`read_scores` as Markdown: means of seeds with the interval of Student's t,
     then :data:`COMPARISONS` as differences and ratios, paired by seed."""
     parts = []
@@ -123,24 +123,20 @@ def format_study(found: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]
             continue
         parts += [f'**{MODES[mode]}:**', markdown_table(
             ['', *(f'{ARMS[arm]} ({len(runs)})' for arm, runs in arms.items())],
-            [[title, *(_show([run[name] for run in runs]) for runs in arms.values())]
+            [[title, *(_show([run[name] for run in runs.values()]) for runs in arms.values())]
              for name, title in MEASURES.items()])]
         lines = []
-        for arm, name, reference, other, title in COMPARISONS:
-            # The greedy answers of a start policy do not depend on the seed.
-            pairs = [(run[name], base[other]) for run, base in zip(
-                arms.get(arm, []), _repeat(arms.get(reference, []), len(arms.get(arm, []))),
-                strict=False)]
+        for title, (arm, name, reference, other) in COMPARISONS.items():
+            runs, bases = arms.get(arm, {}), arms.get(reference, {})
+            if mode == 'greedy' and reference.endswith('.start') and bases:
+                bases = dict.fromkeys(runs, bases[0])  # which do not depend on the seed
+            pairs = [(run[name], bases[seed][other]) for seed, run in runs.items()
+                     if seed in bases]
             if pairs:
-                lines.append([f'{title}: {ARMS[arm]}, {MEASURES[name]} - {ARMS[reference]}, '
-                              f'{MEASURES[other]}', _show([a - b for a, b in pairs], '+.1f'),
+                lines.append([title, _show([a - b for a, b in pairs], '+.1f'),
                               _show([a / b if b else np.nan for a, b in pairs], '.2f')])
         parts.append(markdown_table(['', 'difference', 'ratio'], lines))
     return '\n\n'.join(part.strip() for part in parts)
-
-
-def _repeat(runs: Sequence[Mapping[str, float]], count: int) -> Sequence[Mapping[str, float]]:
-    return [runs[0]] * count if len(runs) == 1 else runs
 
 
 def _show(values: Sequence[float], form: str = '.1f') -> str:

@@ -15,6 +15,7 @@ from mmdpad.analysis.zoom_study import (
 )
 from mmdpad.geometry.crops import CropLimits
 from mmdpad.geometry.masks import encode_mask
+from mmdpad.utils import write_jsonl
 
 LIMITS = CropLimits(min_side=40, size=(112, 112))
 IMAGE = torch.zeros(3, 200, 200, dtype=torch.uint8)
@@ -68,14 +69,17 @@ def test_an_answer_without_a_box_scores_zero(change):
     assert scores['failed'] == ('failure' in change)
 
 
-def test_tables_are_paired_by_seed_with_students_interval(tmp_path):
+def test_tables_are_paired_by_seed_with_students_interval():
     found = {'greedy': {
-        'one_look': [dict.fromkeys(MEASURES, value) for value in (10.0, 20.0, 20.0)],
-        'zoom': [dict.fromkeys(MEASURES, value) for value in (30.0, 40.0, 50.0)]}, 'sampled': {}}
+        arm: {seed: dict.fromkeys(MEASURES, value) for seed, value in values.items()}
+        for arm, values in dict(one_look={0: 10.0, 2: 20.0, 1: 20.0, 3: 1.0},
+                                zoom={0: 30.0, 1: 40.0, 2: 50.0}).items()}, 'sampled': {}}
+    found['greedy']['zoom.start'] = {0: dict.fromkeys(MEASURES, 5.0)}
     text = format_study(found)
     half = 4.302653 * 10 / math.sqrt(3)  # t of two degrees of freedom, deviation 10
     assert f'40.0 [{40 - half:.1f}, {40 + half:.1f}]' in text
     assert '+23.3 [' in text  # 20, 20 and 30
+    assert '+35.0 [' in text  # against the only greedy start
     assert f'{(3 + 2 + 2.5) / 3:.2f} [' in text
     assert 'Temperature' not in text
 
@@ -83,11 +87,13 @@ def test_tables_are_paired_by_seed_with_students_interval(tmp_path):
 def test_means_are_in_percent_and_read_from_complete_files(tmp_path):
     folder = tmp_path / 'zoom' / 'seed_0'
     folder.mkdir(parents=True)
-    (folder / 'greedy.scores.jsonl').write_text('')
     some = [score_answer(row(), IMAGE, target(), Decoder(), LIMITS),
             score_answer(row() | dict(failure='no_json', reasoning_tokens=None), IMAGE, target(),
                          Decoder(), LIMITS)]
-    means, = read_scores(tmp_path, lambda file: some)['greedy']['zoom']
+    write_jsonl(str(folder / 'greedy.scores.jsonl'), some)
+    found = read_scores(tmp_path)
+    assert found['sampled'] == {}
+    means = found['greedy']['zoom'][0]
     assert means['box_iou'] == means['failed'] == 50 and means['policy_tokens'] == 7
 
 

@@ -115,9 +115,7 @@ def score(work_dir: Path) -> None:
 def report(work_dir: Path, page: Path | None) -> None:
     """Write the tables of the runs that are done."""
     from mmdpad.analysis.zoom_study import format_study, read_scores
-    from mmdpad.utils import read_jsonl
-    text = format_study(read_scores(work_dir, lambda file: list(read_jsonl(str(file)))))
-    write_tables(text, work_dir, page, MARKERS)
+    write_tables(format_study(read_scores(work_dir)), work_dir, page, MARKERS)
 
 
 def main() -> None:
