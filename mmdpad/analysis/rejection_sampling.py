@@ -107,8 +107,9 @@ def _find(scores: dict[str, Any], by: str) -> Any:
 
 
 def _response(sample: Row, said: Row, score: float | None) -> ScoredResponse:
-    fault = ('unusable' if said['failure'] is not None else
-             'cut off' if said['truncated'] else None)
+    turns = (said.get('conversation') or {}).get('turns', ())
+    fault = ('unusable' if said['failure'] is not None else 'cut off' if said['truncated'] else
+             'of several turns' if len(turns) > 1 else None)
     return ScoredResponse(str(sample['id']), sample['image'], sample['question'],
                           sample.get('task'), said['response'],
                           math.nan if score is None else score, fault)

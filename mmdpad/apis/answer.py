@@ -41,7 +41,7 @@ class Answer(dict):
     def of(cls, sample: DetDataSample, query: Query, prepare_seconds: float) -> Answer:
         """Build the answer from a data sample that the model's ``predict`` returned."""
         found, reasoning = sample.pred_instances, sample.reasoning
-        parsed = reasoning['parsed']
+        parsed, record = reasoning['parsed'], reasoning.get('conversation')
         failure = (f'{parsed.reason}: {parsed.detail}' if isinstance(parsed, ParseFailure)
                    else None)
         masks = found.get('masks')
@@ -62,10 +62,12 @@ class Answer(dict):
             query.image, image=query.path, question=query.question,
             mask=None if masks is None else masks.cpu().numpy().astype(bool).any(axis=0), **first,
             objects=objects, caption=parsed.caption, answer=parsed.answer, reasoning=parsed.think,
-            response=reasoning['response'], failure=failure,
+            response='\n\n'.join(record.texts) if record else reasoning['response'],
+            failure=failure,
             seconds=dict(prepare=prepare_seconds, **reasoning['seconds']),
             **(_describe_choice(sample.selection, masks is not None)
-               if 'selection' in sample else {}))
+               if 'selection' in sample else {}),
+            **(dict(conversation=record.describe()) if record else {}))
 
     def draw(self) -> np.ndarray:
         """The image with mask, boxes and points, and the text beside it: (h, w, 3) uint8 RGB.

@@ -38,10 +38,12 @@ def build_choosing(cfg: Mapping[str, Any], model: nn.Module,
     from mmdpad.engine.short_selectors import write_out_selector
     from mmdpad.models.segmentors import ConceptAgent, ReasoningSegmentor
     from mmdpad.models.segmentors.choosing import Choice
-    from mmdpad.models.segmentors.settings import evaluation_sampling
+    from mmdpad.models.segmentors.settings import check_alone, evaluation_sampling
     if not isinstance(model, ReasoningSegmentor) or isinstance(model, ConceptAgent):
         raise ValueError(f'`samples` needs a ReasoningSegmentor, which gives one response to a '
                          f'question, but the model is a {type(model).__name__}; leave it out')
+    if model.conversations is not None:
+        check_alone('samples', asked)
     own = dict(cfg['model'].get('test_cfg') or {})
     if own.get('num_samples') is None and own.get('temperature') == 0 and (
             asked.get('num_samples') or 1) > 1:

@@ -124,7 +124,8 @@ class ReasonSegInferencer(BaseInferencer):
             ``answer`` is the answer in words, None if the task asks for none. Where one of several
             answers was chosen, ``samples`` has a dict of ``response``, ``value`` (None without
             one), ``usable``, ``chosen`` and ``mask`` for each, and ``abstained`` says whether all
-            were rejected.
+            were rejected. Of a conversation, ``response`` has all turns, and ``conversation`` is
+            what :meth:`mmdpad.structures.ConversationRecord.describe` returns.
             With ``return_vis``, also ``visualization`` (h, w, 3) uint8 RGB;
             :meth:`Answer.draw` makes it on request.
 
@@ -165,8 +166,8 @@ class ReasonSegInferencer(BaseInferencer):
         Yields:
             The response so far, longer each time; finally the :class:`Answer`. Closing the
             iterator (``break``) stops the sampling. An engine that samples elsewhere (vLLM), a
-            model that writes several responses (:class:`mmdpad.models.ConceptAgent`) and a choice
-            among several answers yield the answer only.
+            model that writes several responses (:class:`mmdpad.models.ConceptAgent`, or one with
+            ``conversation``) and a choice among several answers yield the answer only.
 
         Raises:
             ValueError, TypeError, RuntimeError: As in :meth:`__call__`, at once.
@@ -179,7 +180,8 @@ class ReasonSegInferencer(BaseInferencer):
         self._check_task(task)
         choosing = self._choosing(samples, select, abstain_below)
         writes_one = getattr(self.model, 'writes_one_response', True) and (
-            choosing.choice if choosing else getattr(self.model, 'choice', None)) is None
+            choosing.choice if choosing else getattr(self.model, 'choice', None)) is None and (
+            getattr(self.model, 'conversations', None) is None)
 
         def answer(streamer: Streamer) -> Answer:
             found, = self._answer(queries, streamer=streamer, choosing=choosing)

@@ -31,9 +31,9 @@ from mmdpad.models.scorers.box_scorer import BoxScorer, not_a_scorer
 from mmdpad.models.segmentors.box_scores import check_labels
 from mmdpad.models.segmentors.concept_agent import check_limits
 from mmdpad.models.segmentors.settings import (
-    conversation_settings,
     CHOICE,
     TRAIN_CFG,
+    conversation_settings,
     evaluation_sampling,
     not_a_policy_loss,
     training_sampling,

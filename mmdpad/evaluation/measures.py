@@ -109,11 +109,13 @@ RESPONSE_MEASURES: dict[str, Measure] = dict(
     parse_failure_rate=lambda row: (row['failure'] is not None, 1),
     truncated_rate=lambda row: (bool(row['truncated']), 1),
     reasoning_tokens=mean('reasoning_tokens'), caption_tokens=mean('caption_tokens'),
-    repetition=mean('repetition'))
+    repetition=mean('repetition'), turns=mean('turns'), zoomed_rate=mean('zoomed'),
+    bad_calls=mean('bad_calls'))
 """Metrics of the response, whatever it answers, see
 :func:`mmdpad.evaluation.scoring.describe_response`."""
 
 RESPONSE_COLUMNS = dict(
     parse_failure_rate=Column('failures', 3), truncated_rate=Column('truncated', 3),
     reasoning_tokens=Column('reasoning, tokens'), caption_tokens=Column('caption, tokens'),
-    repetition=Column('repetition', 3))
+    repetition=Column('repetition', 3), turns=Column('turns', 2), zoomed_rate=Column('zoomed', 3),
+    bad_calls=Column('bad calls', 2))

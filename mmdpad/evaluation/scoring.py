@@ -18,7 +18,7 @@ from mmdpad.geometry.mask_iou import (
 from mmdpad.geometry.masks import encode_mask
 from mmdpad.geometry.targets import box_from_mask
 from mmdpad.rewards import repetition
-from mmdpad.structures import ParseFailure
+from mmdpad.structures import ConversationRecord, ParseFailure
 
 FAILED_SAMPLES = 'IoU 0, union = target area'
 """How a response without a usable answer is scored, as result files say it."""
@@ -35,7 +35,9 @@ def identify(sample: dict) -> dict[str, Any]:
 def describe_response(sample: dict) -> dict[str, Any]:
     """The columns of a sample's row about its response, whatever it answers: ``failure`` and
     ``failure_detail`` (None if it is usable), ``think``, ``caption``, ``reasoning_tokens``,
-    ``caption_tokens``, ``repetition`` (of the reasoning), ``truncated`` and ``response``."""
+    ``caption_tokens``, ``repetition`` (of the reasoning), ``truncated`` and ``response``; of a
+    conversation, also ``turns``, ``zoomed``, ``bad_calls`` and ``conversation``
+    (:meth:`mmdpad.structures.ConversationRecord.describe`). ``think`` is that of its last turn."""
     reasoning = sample.get('reasoning', {})
     parsed = reasoning.get('parsed')
     failure = parsed if isinstance(parsed, ParseFailure) else None
@@ -46,7 +48,15 @@ def describe_response(sample: dict) -> dict[str, Any]:
         reasoning_tokens=reasoning.get('reasoning_tokens'),
         caption_tokens=reasoning.get('caption_tokens'),
         repetition=repetition(think) if think else None,
-        truncated=reasoning.get('truncated', False), response=reasoning.get('response'))
+        truncated=reasoning.get('truncated', False), response=reasoning.get('response'),
+        **_describe_conversation(reasoning.get('conversation')))
+
+
+def _describe_conversation(record: ConversationRecord | None) -> dict[str, Any]:
+    if record is None:
+        return {}
+    return dict(turns=len(record.texts), zoomed=bool(record.crops),
+                bad_calls=len(record.bad_calls), conversation=record.describe())
 
 
 def score_sample(sample: dict, ignore_regions: str, save_masks: bool = False) -> dict[str, Any]:

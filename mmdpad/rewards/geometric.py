@@ -3,10 +3,11 @@
 
 All boxes are (x1, y1, x2, y2) and all points (x, y), in pixels of the model image, or with
 ``frame='original'`` of the original image, in which small objects have more of them (targets are
-then exact with ``TargetsFromMask(whole_pixels=False)``). Where answer and ground truth may hold several objects, a term is the sum over matched pairs (:func:`match_boxes`)
-divided by the larger of the two counts, so missed and superfluous objects cost the same. Where the
-question has no target, an answer that says so earns 1. (VisionReasoner, arXiv 2505.12081, has these
-three terms and this mean; it matches by their sum.)
+then exact with ``TargetsFromMask(whole_pixels=False)``). Where answer and ground truth may hold
+several objects, a term is the sum over matched pairs (:func:`match_boxes`) divided by the larger of
+the two counts, so missed and superfluous objects cost the same. Where the question has no target,
+an answer that says so earns 1. (VisionReasoner, arXiv 2505.12081, has these three terms and this
+mean; it matches by their sum.)
 """
 
 from __future__ import annotations

@@ -235,9 +235,9 @@ class RolloutBatch:
 # Fields with one entry per prompt (False) or per response (True).
 _PARTS = dict(data_samples=False, model_images=False, images=False, prompts=False, texts=True,
               parsed=True, replies=True, conversations=True, response_ids=True,
-              response_mask=True, truncated=True, reasoning_tokens=True, signals=False, rewards=False, total_rewards=False,
-              advantages=False, old_logp=True, ref_logp=True, sampling_logp=True,
-              old_entropy=True)
+              response_mask=True, truncated=True, reasoning_tokens=True, signals=False,
+              rewards=False, total_rewards=False, advantages=False, old_logp=True, ref_logp=True,
+              sampling_logp=True, old_entropy=True)
 _PER_TOKEN = ('response_ids', 'response_mask', 'old_logp', 'ref_logp', 'sampling_logp',
               'old_entropy')
 

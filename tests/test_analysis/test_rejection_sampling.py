@@ -47,6 +47,13 @@ def test_rejection_sampling(tmp_path):
         'not above 5': 7, 'unusable': 1, 'cut off': 1})
 
 
+def test_an_answer_about_a_crop_is_no_target(tmp_path):
+    """Its coordinates are not those of the model image; a conversation of one turn is."""
+    rows = [rollout(name, 1, name, conversation=dict(turns=turns))
+            for name, turns in dict(a=['a'], b=['call', 'b']).items()]
+    assert picked(tmp_path, *rows) == (['a'], {'of several turns': 1})
+
+
 def test_the_same_question_in_several_iterations_counts_once(tmp_path):
     rows = [rollout('a', 2, 'The Thing '), rollout('b', 3, 'the thing', iter=7)]
     assert picked(tmp_path, *rows, per_question=1)[0] == ['b']

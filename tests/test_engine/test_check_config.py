@@ -123,6 +123,12 @@ def test_all_values_of_other_kinds(path):
            (dict(select='consensus', temperature=0.0), 'temperature` should be above 0'),
            (dict(select=[(1, 'consensus'), (1, 'likelhood')]), 'select.selectors.lik'),
            (dict(select='consensus', sample=4), "sample`: sampling takes no argument"))),
+    *(('model.conversation', given, f'`model.conversation{told}') for given, told in (
+        (3, '` should be dict or None, but got 3'), (dict(turns=3), '` should have keys among'),
+        (dict(max_turns=0), '.max_turns` should be at least 1'),
+        (dict(max_tokens=9), '.max_tokens` should be at least `max_new_tokens` = 112 of one turn'),
+        (dict(limits=dict(side=9)), '.limits` should have keys among'),
+        (dict(limits=dict(min_pixels=10**6)), '`: `min_pixels` of a crop should be at most'))),
     ('model.test_cfg.max_tokens', 9, '`model.test_cfg.max_tokens`: sampling takes no argument'),
     ('model.policy', dict(_delete_=True, pretrained='x'),
      '`model.policy.type` should be the name of a class, but is missing; add it: '

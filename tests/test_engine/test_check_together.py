@@ -58,6 +58,15 @@ def test_our_loop_needs_a_model_that_samples(detector, kind):
         'IterBasedTrainLoop')
 
 
+def test_terms_about_conversations_need_them(tiny_config):
+    tiny_config.train_cfg.rewards.turns = dict(type='TurnCostReward')
+    assert check_config(tiny_config).problems == [
+        '`train_cfg.rewards.turns`: TurnCostReward scores conversations, but `model.conversation` '
+        'is None; set it, or leave the term out']
+    tiny_config.model.conversation = dict(max_turns=2)
+    assert check_config(tiny_config).problems == []
+
+
 @pytest.mark.parametrize('key, value, told', [
     ('custom_hooks', [dict(type=MaskRewardHook)],
      '`custom_hooks.0`: MaskRewardHook decodes masks with `model.decoder`, which is None'),

@@ -36,7 +36,8 @@ def test_each_turn_after_the_first_costs():
 
 def test_the_share_of_the_target_in_a_crop():
     rollout = rollout_of((1, ()), (2, (crop(8, 12, 12, 16), )), (2, (crop(0, 0, 10, 20), )),
-                         (3, (crop(0, 0, 64, 64), crop(11, 15, 20, 20))), (2, (crop(0, 0, 8, 64), )))
+                         (3, (crop(0, 0, 64, 64), crop(11, 15, 20, 20))),
+                         (2, (crop(0, 0, 8, 64), )))
     values = {(which, threshold): CropContainsTargetReward(which, threshold)(rollout)[0].tolist()
               for which in ('last', 'any') for threshold in (None, 0.5, 1)}
     assert values == {('last', None): [0, 1, 0.5, 1 / 16, 0], ('last', 0.5): [0, 1, 1, 0, 0],

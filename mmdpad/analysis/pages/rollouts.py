@@ -163,7 +163,9 @@ def rollouts_as_text(iteration: int, sections: dict[str, list[Group]]) -> str:
             for row in group.rows:
                 numbers = [f'{name} {value}' for name, value in _columns(row).items()]
                 lines.append('  ' + '  '.join(numbers + _flags(row)))
-                lines += [f'    | {line}' for line in printable(row['response']).split('\n')]
+                for about, text in _turns(row):
+                    lines += [f'    {printable(about)}'] * bool(about)
+                    lines += [f'    | {line}' for line in printable(text).split('\n')]
     return '\n'.join(lines) + '\n'
 
 
@@ -210,7 +212,22 @@ def _response(row: dict[str, Any]) -> str:
     numbers = ''.join(f'<span><span class="faint">{safe(name)}</span>{safe(value)}</span>'
                       for name, value in _columns(row).items())
     flags = ''.join(f'<span class="flag">{safe(flag)}</span>' for flag in _flags(row))
-    return f'<div class="response">{numbers}{flags}<pre>{safe(row["response"])}</pre></div>\n'
+    texts = ''.join(f'<p class="faint">{safe(about)}</p>' * bool(about) + f'<pre>{safe(text)}</pre>'
+                    for about, text in _turns(row))
+    return f'<div class="response">{numbers}{flags}{texts}</div>\n'
+
+
+def _turns(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a policy wrote, turn by turn, and what is said of each turn before it."""
+    talk = row.get('conversation')
+    if talk is None:
+        return [('', row['response'])]
+    titles = [f'turn {number}' for number in range(1, len(talk['turns']) + 1)]
+    about = [*(f'shown {box}' for box in talk['crops']),
+             *(f'bad call: {reason}' for reason in talk['bad_calls']),
+             f'ended by: {talk["ended_by"]}']
+    titles[0] = f'{titles[0]} ({"; ".join(about)})'
+    return list(zip(titles, talk['turns'], strict=True))
 
 
 def _columns(row: dict[str, Any]) -> dict[str, str]:

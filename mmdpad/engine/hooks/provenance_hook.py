@@ -132,7 +132,9 @@ def _model_switches(model: nn.Module) -> dict[str, Any]:
     return dict(decoder=model.decoder and _kind(model.decoder),
                 **describe_tasks(model.tasks), coordinates=model.policy.coordinates,
                 test_cfg=dict(model.test_cfg),
-                **(dict(choice=model.choice.describe()) if model.choice else {})
+                **(dict(choice=model.choice.describe()) if model.choice else {}),
+                **(dict(conversation=model.conversations.describe()) if model.conversations
+                   else {})
                 ) | getattr(model, 'protocol', {})
 
 

@@ -42,8 +42,8 @@ class ResponseCacheHook(Hook):
     The first line describes what generated the responses: ``weights`` (SHA-256 of the policy's),
     ``dtype``, ``prompt_template`` (several by task), ``coordinates``, ``chat_template`` (the start
     of its SHA-256), ``end_tokens``, ``rollout_engine``, ``test_cfg`` of the model and ``fp16`` of
-    the loop. Of a :class:`mmdpad.models.ConceptAgent`, whose verdicts are on masks, also its
-    ``protocol``, the ``decoder``'s config and ``decoder_weights``.
+    the loop; ``conversation`` of a model with one. Of a :class:`mmdpad.models.ConceptAgent`, whose
+    verdicts are on masks, also its ``protocol``, the ``decoder``'s config and ``decoder_weights``.
     Files that differ in any of these are ignored. Each further line is an answer: ``key`` (a hash
     of the model image's pixels, the question, its task if it names one, and the item's index in the
     data set, so no other prompt matches), ``id``, ``question``, ``response``, ``truncated``. Where
@@ -199,7 +199,8 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
         prompt_template=_templates(model), coordinates=model.policy.coordinates,
         chat_template=model.policy.encoder.chat.digest, end_tokens=model.policy.end_tokens,
         rollout_engine=type(model.rollout_engine).__name__, test_cfg=dict(model.test_cfg),
-        fp16=fp16)
+        fp16=fp16, **({} if model.conversations is None else
+                      dict(conversation=model.conversations.describe())))
     if isinstance(model, ConceptAgent):
         maker |= dict(model.protocol, decoder=model.decoder_config,
                       decoder_weights=known.get('decoder') or digest_weights(model.decoder))

@@ -29,10 +29,12 @@ class RolloutLogHook(Hook):
     - ``iter``, from 1, as in the log; ``group`` (prompt of the batch) and ``index`` (response of
       the group), from 0;
     - ``id``, ``image`` (path), ``question`` and ``task`` of the prompt; null where it has none;
-    - ``response``, the complete text; ``failure``, the reason if the answer cannot be used, else
-      null; ``truncated``;
+    - ``response``, the complete text, of a conversation its last turn; ``failure``, the reason if
+      the answer cannot be used, else null; ``truncated``;
     - ``rewards``, each term, unweighted, null where it does not score the task; ``total``, their
-      weighted sum; ``advantage``; ``signals``, null where a response has none.
+      weighted sum; ``advantage``; ``signals``, null where a response has none;
+    - ``conversation``, if the model holds them, see
+      :meth:`mmdpad.structures.ConversationRecord.describe`.
 
     Args:
         interval: Write every so many iterations.
@@ -96,7 +98,9 @@ def rows_of(rollout: RolloutBatch, iteration: int) -> list[dict[str, Any]]:
             truncated=truncated[row],
             rewards={name: values[row] for name, values in terms.items()}, total=totals[row],
             advantage=advantages[row],
-            signals={name: values[row] for name, values in signals.items()}))
+            signals={name: values[row] for name, values in signals.items()},
+            **(dict(conversation=rollout.conversations[row].describe())
+               if rollout.conversations else {})))
     return rows
 
 

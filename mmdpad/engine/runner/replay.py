@@ -61,13 +61,7 @@ class ReplayBuffer:
             The rollout for the update, without what only rewards need; and for the log, the share
             of groups that were replaced (``replayed``) and their mean age in iterations
             (``replay_age``, if there are any).
-
-        Raises:
-            ValueError: Responses are conversations.
         """
-        if rollout.replies is not None:
-            raise ValueError('`replay_size` should be 0 with conversations, whose images are not '
-                             f'kept, but got {self.size}; leave it out')
         # A resumed run may have other settings: a group of another form is of no use.
         own = {name for name in _FIELDS if getattr(rollout, name) is not None}
         self.groups = deque((group for group in self.groups if own == group.keys() & set(_FIELDS)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mmdpad.prompts import FAILURE_REASONS
+from mmdpad.prompts.zoom import BAD_CALLS
 from mmdpad.rewards import distinct_n, repetition
 from mmdpad.rl import has_signal
-from mmdpad.structures import ParseFailure, RolloutBatch
+from mmdpad.structures import ParseFailure, RolloutBatch, response_lengths
+from mmdpad.structures.conversation import ENDINGS
 
 
 def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = (),
@@ -49,6 +51,14 @@ def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = (),
           that was cut off between them; absent if none has);
         - ``distinct_2`` (:func:`distinct_n` of each group's reasoning texts, mean over groups) and
           ``repetition`` (mean over reasoning texts that are not empty; absent if all are).
+
+        Conversations, if the model holds them:
+
+        - ``turns`` (mean number), ``zoomed`` (share that saw a part of the image), ``reply_tokens``
+          (mean number of tokens in replies; ``response_tokens`` are the policy's own);
+        - ``bad_calls`` (mean number) and ``bad_calls/<reason>`` for each of
+          ``mmdpad.prompts.zoom.BAD_CALLS``;
+        - ``ended_by/<ending>`` (share) for each of ``mmdpad.structures.conversation.ENDINGS``.
     """
     rewards = rollout.total_rewards
     assert rewards is not None
@@ -68,7 +78,8 @@ def describe_rollout(rollout: RolloutBatch, tasks: Collection[str] = (),
     if not rollout.reasoning_tokens.isnan().all():
         logs['reasoning_tokens'] = rollout.reasoning_tokens.nanmean()
     logs['response_tokens'] = rollout.response_mask.sum(dim=1).float().mean()
-    return {name: float(value) for name, value in logs.items()} | _describe_texts(rollout)
+    return ({name: float(value) for name, value in logs.items()} | _describe_texts(rollout)
+            | _describe_conversations(rollout))
 
 
 def _describe_texts(rollout: RolloutBatch) -> dict[str, float]:
@@ -88,3 +99,19 @@ def _describe_texts(rollout: RolloutBatch) -> dict[str, float]:
     if any(reasonings):
         logs['repetition'] = fmean([repetition(text) for text in reasonings if text])
     return logs
+
+
+def _describe_conversations(rollout: RolloutBatch) -> dict[str, float]:
+    if rollout.conversations is None:
+        return {}
+    records, mask = rollout.conversations, rollout.response_mask
+    bad_calls = Counter(dict.fromkeys(BAD_CALLS, 0))
+    bad_calls.update(reason for record in records for reason in record.bad_calls)
+    endings = [record.ended_by for record in records]
+    counts = {'turns': sum(len(record.texts) for record in records),
+              'zoomed': sum(bool(record.crops) for record in records),
+              'reply_tokens': int(response_lengths(mask).sum() - mask.sum()),
+              'bad_calls': bad_calls.total(),
+              **{f'bad_calls/{reason}': count for reason, count in bad_calls.items()},
+              **{f'ended_by/{name}': endings.count(name) for name in ENDINGS}}
+    return {name: count / len(records) for name, count in counts.items()}

@@ -80,13 +80,15 @@ class RewardMetric(IgnoreRegionsMetric):
         for own, sample in zip(data_batch['data_samples'], data_samples, strict=True):
             if own.get('task') is None and 'task' in sample:  # as the model named it
                 own.set_metainfo(dict(task=sample['task']))
+        said = [sample['reasoning'] for sample in data_samples]
+        records = [one['conversation'] for one in said if 'conversation' in one] or None
         rollout = RolloutBatch(
             data_samples=data_batch['data_samples'],
             model_images=data_batch['inputs']['model_image'], group_size=1,
-            texts=[sample['reasoning']['response'] for sample in data_samples],
-            parsed=[sample['reasoning']['parsed'] for sample in data_samples],
+            texts=[one['conversation'].texts[-1] if records else one['response'] for one in said],
+            parsed=[one['parsed'] for one in said], conversations=records,
             reasoning_tokens=torch.tensor([float('nan' if n is None else n) for n in (
-                sample['reasoning']['reasoning_tokens'] for sample in data_samples)]))
+                one['reasoning_tokens'] for one in said)]))
         self.composition.score(rollout)
         columns = {'total': self.composition.total(rollout), **rollout.rewards,
                    **{f'signal_{name}': values for name, values in rollout.signals.items()}}

@@ -18,6 +18,7 @@ from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -249,7 +250,7 @@ class VLMReasoningHead(BaseModule):
 
     def encode_images(self, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
         """Encode the images of B prompts by the vision tower, all in one call; without gradients on
-        a CPU, in calls of up to :data:`CPU_PATCHES`.
+        a CPU, in calls of up to :data:`CPU_PATCHES` if it is not sharded.
 
         If the tower is not trained, it encodes each image once: the features are stored in the
         given prompt.
@@ -258,7 +259,9 @@ class VLMReasoningHead(BaseModule):
         if not new:
             return list(prompts)
         trains, parts = torch.is_grad_enabled() and not self.vision_is_fixed, [new]
-        if not trains and self.device.type == 'cpu':
+        # Processes that share a sharded tower call it equally often, whatever each has to encode.
+        is_sharded = any(isinstance(module, FSDPModule) for module in self.model.modules())
+        if not trains and self.device.type == 'cpu' and not is_sharded:
             sizes = [self.family.patches(self.model, prompt) for prompt in new]
             parts = [new[part.start:part.stop] for part in fill(sizes, CPU_PATCHES)]
         with torch.set_grad_enabled(trains):

@@ -8,7 +8,7 @@ Notation: B prompts, G conversations about each, N = B * G.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -269,6 +269,11 @@ class ConversationSampler:
                 masks += callable(found)
         return ConversationRecord(tuple(texts), tuple(crops[1:]), tuple(bad_calls),
                                   _ending(found, truncated, True), masks)
+
+    def describe(self) -> dict[str, Any]:
+        """What a conversation depends on besides the policy, as plain data."""
+        return dict(max_turns=self.max_turns, max_tokens=self.max_tokens,
+                    limits=asdict(self.limits))
 
     def most_tokens(self, max_new_tokens: int) -> int:
         """The most tokens that the policy can choose in a conversation whose turns have at most

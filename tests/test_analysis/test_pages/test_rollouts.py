@@ -119,6 +119,17 @@ def test_text_cannot_steer_a_terminal():
     assert '\x1b' not in text and '\n    | second line\n' in text
 
 
+def test_all_turns_of_a_conversation_are_shown():
+    talk = dict(turns=['look', HOSTILE], crops=[[1, 2, 3, 4]], bad_calls=['bad_box'],
+                ended_by='answer', masks=0)
+    rows = [line(7, 0, 1.0, response=HOSTILE, conversation=talk)]
+    text = rollouts_as_text(7, {'Best': [Group(rows)]})
+    assert ('    turn 1 (shown [1, 2, 3, 4]; bad call: bad_box; ended by: answer)\n    | look\n'
+            '    turn 2\n    | </pre>') in text and '\x1b' not in text
+    page = rollouts_as_html(7, {'Best': [Group(rows)]}, lambda path: None)
+    assert '<pre>look</pre>' in page and '>turn 2<' in page and '<script>' not in page
+
+
 def test_files_that_do_not_have_the_step(log, tmp_path):
     with pytest.raises(ValueError, match='no iteration 3: it holds 2 iteration.s. from 2 to 4'):
         read_step(log([line(2, 0, 1.), line(4, 0, 1.)]), 3)

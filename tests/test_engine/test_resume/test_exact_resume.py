@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """A run that is killed again and again ends bit by bit as one that was left alone."""
 import json
+import os
 import random
 import re
 import signal
@@ -20,6 +21,7 @@ from mmdpad.preflight.smoke import make_smoke_config
 from mmdpad.utils import read_jsonl
 
 HERE = Path(__file__).parent
+FSDP2 = dict(type='mmdpad.FSDP2Strategy')
 TIMES = re.compile(r'time|tokens_per_second|memory|eta|data_time')
 
 
@@ -196,6 +198,28 @@ def test_rollouts_that_are_sampled_ahead(config, tmp_path, k, processes, tried):
 
 
 @pytest.mark.slow
+@pytest.mark.promise('Training', 'SIGKILL at a random moment',
+                     'no data worker survives; --resume ends bit for bit as an undisturbed run')
+@pytest.mark.parametrize('processes, strategy', [(1, None), (2, None), (2, FSDP2)])
+def test_conversations(config, tmp_path, monkeypatch, processes, strategy, tried):
+    """Validations hold them, too, and processes have different numbers of turns."""
+    monkeypatch.setenv('PYTHONPATH', str(HERE.parents[1]), prepend=os.pathsep)
+    config.custom_imports = dict(imports=['calling_rollout'])
+    config.model.rollout_engine.type = 'CallingRollout'
+    config.model.conversation = dict(max_turns=3, max_tokens=600,
+                                     limits=dict(min_side=28, size=(112, 112)))
+    config.train_cfg.rewards.turns = dict(type='TurnCostReward', weight=0.1)
+    if strategy:
+        config.strategy = strategy
+    done = train(config, tmp_path, 3, processes)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+    turns = [len(row['conversation']['turns'])
+             for (row, *_) in sampled(tmp_path / 'straight').values()]
+    assert {*turns} == {1, 2, 3}
+    tried(f'conversations, {processes} process(es), killed 3 times')
+
+
+@pytest.mark.slow
 def test_with_an_adapter(config, tmp_path):
     config.model.policy.lora = dict(r=4, lora_alpha=8)
     done = train(config, tmp_path, 3)
@@ -217,7 +241,7 @@ def test_supervised_with_epochs_of_four_iterations(shapes_data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
                      'no data worker survives; --resume ends bit for bit as an undisturbed run')
-@pytest.mark.parametrize('strategy', [None, dict(type='mmdpad.FSDP2Strategy')],
+@pytest.mark.parametrize('strategy', [None, FSDP2],
                          ids=['ddp', 'fsdp2'])
 def test_three_tasks_on_two_processes(tmp_path, strategy, tried):
     """Advantages are normalized over all responses of a task, whichever process has them."""

@@ -104,13 +104,6 @@ def test_groups_of_other_settings_are_let_go(change):
     assert len(buffer.groups) == 1
 
 
-def test_conversations_are_refused():
-    given = rollout(SMALL)
-    given.replies = [[], []]
-    with pytest.raises(ValueError, match='`replay_size` should be 0 with conversations'):
-        exchange(ReplayBuffer(4), given, 0)
-
-
 def test_two_processes_replay_what_one_does(monkeypatch):
     """Process r has every second prompt, from r on."""
     rank, meet, slots = threading.local(), threading.Barrier(2, timeout=60), [None, None]
