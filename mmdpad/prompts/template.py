@@ -162,9 +162,9 @@ _DETECT = (
     'y2), its class as written above, and a description that cannot be taken for any other '
     'instance in the image; an empty list [] if there is none.')
 _ZOOM = (
-    '\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part of '
-    'the image, as in {call}, and you are shown that part enlarged. Coordinates always refer to '
-    'the image that you were shown last.')
+    '\nIf you cannot see enough, do not answer yet: after your reasoning write the box of a part '
+    'of the image, as in {call}, and you are shown that part enlarged. Coordinates always refer '
+    'to the image that you were shown last.')
 _MASK = (
     ' To check an answer before you give it, write it between <mask> and </mask> instead of '
     '<answer> and </answer>, and you are shown the same image with its mask outlined.')

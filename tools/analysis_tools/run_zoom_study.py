@@ -37,9 +37,9 @@ class ZoomArm(Arm):
     label: str = ''
 
     @classmethod
-    def of(cls, name: str, trained: bool, options: tuple[str, ...] = ()) -> ZoomArm:
-        return cls(ROOT / f'configs/dpad/{CONFIGS[name]}.py', dict(trained=trained), options,
-                   name if trained else f'{name}.start')
+    def of(cls, name: str, trained: bool) -> ZoomArm:
+        return cls(ROOT / f'configs/dpad/{CONFIGS[name]}.py', dict(trained=trained),
+                   label=name if trained else f'{name}.start')
 
     @property
     def name(self) -> str:
