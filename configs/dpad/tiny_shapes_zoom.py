@@ -8,7 +8,7 @@ _base_ = './tiny_shapes.py'
 # What people change most.
 data_root = 'data/tiny_shapes/'
 max_iters = 60
-lr = 2e-4
+lr = 4e-4
 
 # The toy policy knows this prompt. Others should explain the call: `prompt_template='zoom'`.
 model = dict(

@@ -76,14 +76,16 @@ class ZoomRun(Run):
 def score(work_dir: Path) -> None:
     """Decode and score the answers of all runs that have none of these scores, scene by scene, and
     draw some conversations."""
+    import numpy as np
     from mmengine.config import Config
     from PIL import Image
 
     from mmdpad.analysis.zoom_study import draw_conversation, score_answer
     from mmdpad.geometry.crops import CropLimits
     from mmdpad.registry import DATASETS, MODELS
-    from mmdpad.utils import read_jsonl, write_jsonl
+    from mmdpad.utils import read_jsonl, register_all_modules, write_jsonl
     from mmdpad.visualization import draw_grid
+    register_all_modules()
     config = Config.fromfile(str(ROOT / f'configs/dpad/{CONFIGS["zoom"]}.py'))
     limits = CropLimits(**config.model.conversation.limits)
     rows = {file.with_name(file.name.replace('samples', 'scores')): list(read_jsonl(str(file)))
@@ -98,7 +100,7 @@ def score(work_dir: Path) -> None:
     for number in range(len(dataset)):
         item = dataset[number]
         image, sample = item['inputs']['image'], item['data_samples']
-        target = sample.gt_instances.masks[0]
+        target = np.asarray(sample.gt_instances.masks[0])
         for file, own in rows.items():
             assert own[number]['id'] == sample.img_id
             scores[file].append(score_answer(own[number], image, target, decoder, limits))

@@ -166,7 +166,8 @@ def forward(model, prefix: Tensor, tokens: Tensor, patches: Tensor,
         crops: (C, patches, values), of the images among `tokens`, at most one in each row.
 
     Returns:
-        Last hidden states of `tokens` (B * K, L, C) and the image tokens (B, N, C).
+        Last hidden states of `tokens` (B * K, L, C) and the image tokens (images, N, C), those of
+        the crops if there are any.
     """
     seen = encode_images(model.model.visual, patches)
     count = len(seen)
@@ -183,8 +184,8 @@ def forward(model, prefix: Tensor, tokens: Tensor, patches: Tensor,
     hidden = embed(tokens)
     is_image = tokens == image_token
     if crops is not None:
-        hidden = hidden.masked_scatter(is_image[..., None],
-                                       encode_images(model.model.visual, crops))
+        seen = encode_images(model.model.visual, crops)
+        hidden = hidden.masked_scatter(is_image[..., None], seen)
     out = language_model(inputs_embeds=hidden,
                          position_ids=find_places(is_image) + int(place.max()) + 1,
                          past_key_values=cache, use_cache=True)
@@ -284,8 +285,7 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None, rate: f
                           for name in ('images', 'crops'))
         hidden, seen = forward(model, prefix, batch['tokens'], patches, crops)
         loss = answer_loss(model, hidden, batch, numbers)
-        extra = (helper.loss(seen, model.get_input_embeddings().weight, batch['grid'])
-                 if helper_weight else torch.zeros(()))
+        extra = helper.loss(seen, model.get_input_embeddings().weight, batch['grid'])
         (loss + helper_weight * extra).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, full in zip(optimizers, (MUON_RATE, ADAM_RATE), strict=True):

@@ -21,7 +21,10 @@ from policy_files import make_processor
 from zoom_data import ANSWERS, CONVERSATIONS, ZoomRowMaker
 from zoom_eval import evaluate
 
-STEPS, ROWS, RATE = 500, 4, 0.6
+ROWS = 4
+STAGES = (dict(steps=500, rate=0.6), dict(steps=800, rate=1.0))
+"""Steps and share of the learning rates, one stage after the other. The first teaches the form; the
+second, with the full rates and so with the auxiliary head, also where things are in a crop."""
 
 
 def main() -> None:
@@ -29,13 +32,14 @@ def main() -> None:
     args = parse_args(PARSER)
     init = policy_beside(PARSER, args.out)
     start(args.seed)
-    steps = max(1, round(STEPS * args.scale))
-    progress = train(args.out, args.seed, steps, init, RATE, make_processor(zoom=True), ROWS,
-                     maker=ZoomRowMaker)
+    steps, seconds = [max(1, round(stage['steps'] * args.scale)) for stage in STAGES], 0.0
+    for number, stage in enumerate(STAGES):
+        seconds += train(args.out, args.seed + number, steps[number], args.out if number else init,
+                         stage['rate'], make_processor(zoom=True), ROWS, maker=ZoomRowMaker).seconds
     save_report(args.out, 'zoom', dict(
-        seed=args.seed, steps=steps, answers=steps * ROWS * (len(ANSWERS) + CONVERSATIONS),
-        minutes=round(progress.seconds / 60, 1),
-        transformers=version('transformers'), **evaluate(args.out)))
+        seed=args.seed, answers=sum(steps) * ROWS * (len(ANSWERS) + CONVERSATIONS),
+        minutes=round(seconds / 60, 1), transformers=version('transformers'),
+        **evaluate(args.out)))
 
 
 if __name__ == '__main__':

@@ -53,7 +53,8 @@ class Row:
         tokens: For each question, the token ids after the image, response included.
         asked: For each question, the number of these before the response.
         grid: float32 (cells, 8), what each image token should represent: whether it shows an object
-            (0, 1), and the object's size, color, shape (indices) and box.
+            (0, 1), and the object's size, color, shape (indices) and box. With crops, that of each,
+            (crops * cells, 8).
         skipped: For each question, which tokens of the response are not learned; may be empty.
         crops: uint8 (h, w, 3) each, the images among the tokens, in their order.
     """
@@ -196,17 +197,19 @@ def make_grid(scene: Scene, targets) -> np.ndarray:
 def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
     """Stack B rows of K questions, padded on the right: images (B, h, w, 3) uint8, tokens
     (B * K, L) long, learn (B * K, L) bool (whether a token is learned), grid; and crops
-    (C, h, w, 3) uint8, if there are any."""
+    (C, h, w, 3) uint8, if there are any. The grid is (images, cells, 8), of the crops if there are
+    any."""
     texts = [tokens for row in rows for tokens in row.tokens]
     asked = [count for row in rows for count in row.asked]
     skipped = [part for row in rows for part in row.skipped or [range(0)] * len(row.tokens)]
     crops = [crop for row in rows for crop in row.crops]
+    grid = np.concatenate([row.grid for row in rows]).reshape(len(crops) or len(rows), -1, 8)
     length = max(len(tokens) for tokens in texts)
     tokens = torch.tensor([[*text, *[0] * (length - len(text))] for text in texts])
     learn = torch.tensor([[begin <= i < len(text) and i not in part for i in range(length)]
                           for text, begin, part in zip(texts, asked, skipped, strict=True)])
     return dict(images=torch.from_numpy(np.stack([row.image for row in rows])), tokens=tokens,
-                learn=learn, grid=torch.from_numpy(np.stack([row.grid for row in rows])),
+                learn=learn, grid=torch.from_numpy(grid),
                 **(dict(crops=torch.from_numpy(np.stack(crops))) if crops else {}))
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from common import LOOKING, object_mask, to_model_image
-from policy_data import Row, RowMaker, draw_question, grow
+from policy_data import Row, RowMaker, draw_question, grow, make_grid
 from policy_files import without_caption
 
 from mmdpad.geometry.crops import Crop, CropLimits
@@ -70,7 +70,7 @@ class ZoomRowMaker(RowMaker):
         targets = tiny_targets(scene, card)
         image = torch.from_numpy(scene.image).permute(2, 0, 1)
         whole = Crop.whole(TINY_IMAGE_SIZE[::-1], SHAPES_IMAGE_SIZE[::-1])
-        row = Row(to_model_image(scene.image), [], [], np.zeros((self.cells, 8), np.float32))
+        row, grids = Row(to_model_image(scene.image), [], [], np.zeros(0)), []
         for template in (*ANSWERS, *[ZOOM_PROMPT_TEMPLATE] * CONVERSATIONS):
             question = draw_question(rng, questions)
             asked = self.encode(template.format(question=question.text) + self.after)
@@ -89,7 +89,8 @@ class ZoomRowMaker(RowMaker):
             row.skipped.append(range(len(before), len(before + reply) if seen
                                      else len(row.tokens[-1])))
             row.crops.append(crop.cut(image).permute(1, 2, 0).numpy())
-        return row
+            grids.append(grid_of(scene, targets, crop))
+        return replace(row, grid=np.concatenate(grids))
 
     def call(self, card: Sequence[int]) -> list[int]:
         """A box to look at, in pixels of the model image: about that of the card, or a bad one."""
@@ -143,3 +144,9 @@ def is_seen(box: Box, crop: Crop) -> bool:
     return all(low <= (begin + end) / 2 < high for begin, end, low, high in
                zip(box[:2], box[2:], crop.box[:2], crop.box[2:], strict=True))
 
+
+def grid_of(scene: Scene, targets, crop: Crop) -> np.ndarray:
+    """`make_grid` of the objects that are seen in a crop."""
+    seen = [i for i, (box, _) in enumerate(targets) if is_seen(box, crop)]
+    return make_grid(replace(scene, objects=tuple(scene.objects[i] for i in seen)),
+                     [(to_crop(targets[i][0], crop), []) for i in seen])

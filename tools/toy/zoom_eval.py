@@ -57,8 +57,9 @@ def measure(scenes, talks) -> dict[str, list[float]]:
         target = box_from_mask(mask).tolist()
         answer = parse_response(talk.texts[-1])
         usable = isinstance(answer, ReasoningOutput)
-        iou = box_iou(talk.crop.to_original(answer.box, 'pixels'), target) if usable else 0.0
+        iou = box_iou(talk.crops[-1].to_original(answer.box, 'pixels'), target) if usable else 0.0
+        zoomed = len(talk.crops) > 1
         rows.append(dict(
-            zoomed=bool(talk.replies), target_seen=is_seen(target, talk.crop), usable=usable,
+            zoomed=zoomed, target_seen=zoomed and is_seen(target, talk.crops[-1]), usable=usable,
             named=scene.target.name in (answer.think or ''), box_iou=iou, iou_above_half=iou > 0.5))
     return {key: [row[key] for row in rows] for key in rows[0]}
