@@ -102,6 +102,7 @@ def test_conversations_are_learned_but_for_their_replies(tools):
     assert endings[True] > endings[False] > 0  # calls that miss the card teach no answer
     batch = policy_data.collate(rows[:2])
     assert batch['crops'].shape == (2 * zoom_data.CONVERSATIONS, 112, 112, 3)
+    assert batch['grid'].shape == (2 * zoom_data.CONVERSATIONS, 49, 8)
     images = batch['tokens'] == processor.tokenizer.convert_tokens_to_ids('<|image_pad|>')
     assert not (batch['learn'] & images).any()
     row = batch['learn'][asked_at_once]
