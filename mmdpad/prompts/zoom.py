@@ -9,8 +9,11 @@ an answer, which shows its mask. Coordinates always refer to the image that was 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from mmdpad.geometry.coordinates import round_coordinate
 from mmdpad.structures.reasoning_output import Box
 
 from .parser import after_reasoning, load_json, read_numbers
@@ -56,6 +59,18 @@ class BadCall(NamedTuple):
     """
 
     reason: str
+
+
+def format_call(think: str, box: Sequence[float], coordinates: str = 'pixels') -> str:
+    """Write a turn with a call.
+
+    Args:
+        think: The reasoning.
+        box: (x1, y1, x2, y2) in the policy's coordinates, of the image shown last.
+        coordinates: Those coordinates, as in :func:`mmdpad.prompts.format_response`.
+    """
+    values = [round_coordinate(value, coordinates) for value in box]
+    return f'<think>{think}</think>\n{json.dumps(values).join(ZOOM_TAGS)}'
 
 
 def read_turn(text: str) -> Zoom | ShowMask | BadCall | None:

@@ -209,12 +209,12 @@ def draw_scene(rng: np.random.Generator, world: str = 'plain') -> Scene:
     questions: list[Question] = []
     while not questions:
         count = int(rng.integers(style.num_objects[0], style.num_objects[1] + 1))
-        objects = _place_objects(rng, width, height, count, style)
+        objects = place_objects(rng, width, height, count, style)
         questions = ask(objects, width, height)
     kinds = sorted({question.kind for question in questions})
     kind = kinds[rng.integers(len(kinds))]
     choice = [question for question in questions if question.kind == kind]
-    image = _paint(rng, objects, width, height)
+    image = paint(rng, objects, width, height)
     if style.shifted:
         image = _add_texture(rng, image, objects)
     return Scene(image, objects, choice[rng.integers(len(choice))])
@@ -353,7 +353,7 @@ def _outline(shape: str, radius: float, tilt: float) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def _place_objects(rng, width: int, height: int, count: int,
+def place_objects(rng, width: int, height: int, count: int,
                    style: World) -> tuple[ShapeObject, ...]:
     """Place objects without overlap, no two equal in all three attributes, from left to right."""
     scale = np.sqrt(width * height / 112.0**2)
@@ -385,7 +385,7 @@ def _touch(a, b, gap: float) -> bool:
     return a[0] - gap < b[2] and b[0] - gap < a[2] and a[1] - gap < b[3] and b[1] - gap < a[3]
 
 
-def _paint(rng, objects, width: int, height: int) -> np.ndarray:
+def paint(rng, objects, width: int, height: int) -> np.ndarray:
     """Paint a noisy background with the objects on it.
 
     The background is redder on the left and bluer at the top, so that its color reveals the

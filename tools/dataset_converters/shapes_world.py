@@ -33,6 +33,7 @@ from mmdpad.toy.shapes_world import (
     Scene,
     make_scene,
 )
+from mmdpad.toy.zoom_world import TINY_WORLD, make_tiny_scene
 
 MARKER = 'shapes_world.json'
 ANNOTATIONS = 'annotations'
@@ -102,7 +103,7 @@ def convert(out_dir: Path, counts: dict[str, int], seed: int = 0, world: str = '
         out_dir: Destination, created if missing.
         counts: Number of scenes by split.
         seed: Seed of the world.
-        world: The kind of world, see `make_scene`.
+        world: The kind of world, see `make_scene`; or `TINY_WORLD`.
 
     Returns:
         Whether anything was written; False if `out_dir` already contains exactly this.
@@ -141,7 +142,8 @@ def _write_splits(folder: Path, counts: dict[str, int], seed: int, world: str) -
             dict(id=number, name=shape) for number, shape in enumerate(SHAPES, start=1)])
         lines: list[dict] = []
         for index in range(count):
-            scene = make_scene(split, index, seed, world)
+            scene = (make_tiny_scene(split, index, seed) if world == TINY_WORLD else
+                     make_scene(split, index, seed, world))
             name = f'{split}_{index:05d}'
             write_scene(scene, folder / split, name, split == 'train')
             add_instances(coco, scene, f'{split}/{name}.jpg')
@@ -177,8 +179,8 @@ def main() -> int:
         parser.add_argument(f'--{split}', type=int, default=count, metavar='N',
                             help=f'number of {split} scenes (default {count})')
     parser.add_argument('--seed', type=int, default=0, help='seed of the world (default 0)')
-    parser.add_argument('--world', choices=[*WORLDS, *MIXTURES], default='plain',
-                        help='kind of scenes (default plain)')
+    parser.add_argument('--world', choices=[*WORLDS, *MIXTURES, TINY_WORLD],
+                        default='plain', help='kind of scenes (default plain)')
     args = parser.parse_args()
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(*counts.values(), args.seed) < 0:

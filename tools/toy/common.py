@@ -14,6 +14,7 @@ import torch
 from mmdpad.datasets.labelme_shapes import Polygon
 from mmdpad.datasets.reason_seg_annotation import draw_masks
 from mmdpad.datasets.transforms import ModelImageResize, TargetsFromMask
+from mmdpad.prompts.zoom import BadCall, reply_text
 from mmdpad.toy.shapes_tasks import (
     SHAPES_ANSWER_TEMPLATE,
     SHAPES_DETECTION_TEMPLATE,
@@ -29,6 +30,10 @@ from mmdpad.toy.shapes_world import (
     Scene,
     draw_scene,
 )
+from mmdpad.toy.zoom_world import ZOOM_PROMPT_TEMPLATE
+
+LOOKING = 'look closer.'
+"""The reasoning before a call."""
 
 
 def start(seed: int) -> np.random.Generator:
@@ -89,6 +94,15 @@ def task_words() -> list[str]:
         for question in list_answered_questions(scene.objects, width, height):
             words.update(_words_in(f'{question.text} {question.answer}'))
     return sorted(words.union(_words_in(name_objects(()))))
+
+
+def zoom_words() -> list[str]:
+    """List every word of turns in which the policy looks closer, and of replies to them, sorted."""
+    width, height = SHAPES_IMAGE_SIZE
+    texts = [ZOOM_PROMPT_TEMPLATE.format(question=''), LOOKING]
+    texts += [reply_text(found, left) for left in range(3) for found in (
+        (height, width), *map(BadCall, ('several_calls', 'bad_box', 'empty_box', 'outside')))]
+    return sorted({word for text in texts for word in _words_in(text)})
 
 
 def _words_in(text: str) -> list[str]:

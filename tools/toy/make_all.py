@@ -1,8 +1,9 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Trains the toy models from scratch: `python tools/toy/make_all.py [--out DIR]`.
 
-Runs make_clip.py, make_sam.py, make_policy.py, make_loose_boxes.py and make_tasks.py one after the
-other, each in its own process, and writes README.md with their measurements. Nothing is downloaded.
+Runs make_clip.py, make_sam.py, make_policy.py, make_loose_boxes.py, make_tasks.py and make_zoom.py
+one after the other, each in its own process, and writes README.md with their measurements. Nothing
+is downloaded.
 """
 from __future__ import annotations
 
@@ -15,10 +16,10 @@ from pathlib import Path
 
 from arguments import WEIGHTS
 
-PARTS = ('clip', 'sam', 'policy', 'loose_boxes', 'tasks')
+PARTS = ('clip', 'sam', 'policy', 'loose_boxes', 'tasks', 'zoom')
 LIBRARIES = ('torch', 'transformers', 'tokenizers', 'open_clip_torch', 'segment-anything',
              'opencv-python', 'numpy')
-LIMIT = 12_000_000
+LIMIT = 15_000_000
 
 
 def write_readme(folder: Path) -> None:
@@ -32,6 +33,8 @@ def write_readme(folder: Path) -> None:
         '(`tools/toy/make_loose_boxes.py`)',
         '- `tasks/`: `policy/` after steps on detection and question answering, the start of '
         '`tiny_shapes_ovd.py` and `tiny_shapes_vqa.py` (`tools/toy/make_tasks.py`)',
+        '- `zoom/`: `policy/` after steps on tiny objects, the start of `tiny_shapes_zoom.py` '
+        '(`tools/toy/make_zoom.py`)',
         '- `clip/`: an open_clip folder, `local-dir:.../clip`',
         '- `sam/sam_shapes.pth`: a state dict for segment-anything, '
         '`sam_model_registry[\'vit_shapes\']` (`mmdpad/toy/sam.py`)', '',

@@ -154,7 +154,8 @@ def encode_images(visual, patches: Tensor) -> Tensor:
     return visual.merger(hidden).view(len(patches), -1, visual.config.out_hidden_size)
 
 
-def forward(model, prefix: Tensor, tokens: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+def forward(model, prefix: Tensor, tokens: Tensor, patches: Tensor,
+            crops: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Run B images with K questions each; the shared prefix is computed once per image.
 
     Args:
@@ -162,31 +163,46 @@ def forward(model, prefix: Tensor, tokens: Tensor, patches: Tensor) -> tuple[Ten
         prefix: (P,), tokens up to and including the image.
         tokens: (B * K, L), tokens after the prefix, padded on the right.
         patches: (B, patches, values), see `cut_patches`.
+        crops: (C, patches, values), of the images among `tokens`, at most one in each row.
 
     Returns:
-        Last hidden states of `tokens` (B * K, L, C) and the image tokens (B, N, C).
+        Last hidden states of `tokens` (B * K, L, C) and the image tokens (images, N, C), those of
+        the crops if there are any.
     """
     seen = encode_images(model.model.visual, patches)
-    count, cells = seen.shape[:2]
-    is_image = prefix == model.config.image_token_id
+    count = len(seen)
     embed = model.get_input_embeddings()
-    hidden = embed(prefix).expand(count, -1, -1).masked_scatter(is_image[:, None], seen)
-    before = int(is_image.int().argmax())
-    side = SHAPES_IMAGE_SIZE[0] // (PATCH * MERGE)
-    place = torch.arange(len(prefix)).expand(3, -1).clone()
-    cell = torch.arange(cells)
-    place[:, is_image] = before + torch.stack([cell * 0, cell // side, cell % side])
-    place[:, before + cells:] -= cells - side
+    image_token = model.config.image_token_id
+    hidden = embed(prefix).expand(count, -1, -1).masked_scatter(
+        (prefix == image_token)[:, None], seen)
+    place = find_places(prefix[None] == image_token)
     cache = DynamicCache(config=model.config.text_config)
     language_model = model.model.language_model
-    language_model(inputs_embeds=hidden, position_ids=place[:, None].expand(-1, count, -1),
+    language_model(inputs_embeds=hidden, position_ids=place.expand(-1, count, -1),
                    past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(tokens) // count)
-    after = torch.arange(tokens.shape[1]) + int(place.max()) + 1
-    out = language_model(inputs_embeds=embed(tokens),
-                         position_ids=after.expand(3, len(tokens), -1),
+    hidden = embed(tokens)
+    is_image = tokens == image_token
+    if crops is not None:
+        seen = encode_images(model.model.visual, crops)
+        hidden = hidden.masked_scatter(is_image[..., None], seen)
+    out = language_model(inputs_embeds=hidden,
+                         position_ids=find_places(is_image) + int(place.max()) + 1,
                          past_key_values=cache, use_cache=True)
     return out.last_hidden_state, seen
+
+
+def find_places(is_image: Tensor) -> Tensor:
+    """Time, row and column (3, N, L) of tokens in N rows of texts, each with one image at most, as
+    Qwen2.5-VL counts them: an image of n x n tokens takes the place of n."""
+    side = SHAPES_IMAGE_SIZE[0] // (PATCH * MERGE)
+    place = torch.arange(is_image.shape[1])
+    done = is_image.cumsum(1)
+    cell = done - 1
+    text = place - (done - done.clamp(max=1) * side) * ~is_image
+    begin = place - cell
+    return torch.stack([torch.where(is_image, begin + offset, text)
+                        for offset in (cell * 0, cell // side, cell % side)])
 
 
 def answer_loss(model, hidden: Tensor, batch: dict[str, Tensor], numbers: Tensor) -> Tensor:
@@ -242,11 +258,12 @@ def load_weights(model, processor, folder: Path) -> None:
 
 
 def train(folder: Path, seed: int, steps: int, init: Path | None = None, rate: float = 1.0,
-          processor=None, **style) -> Progress:
+          processor=None, rows: int = ROWS, **style) -> Progress:
     """Train a policy (a new one, or that in `init`) on answers in a style (arguments of `Batches`
     and `RowMaker`); save it every `SAVE_EVERY` steps and at the end. `rate` scales the learning
     rates; below 1 the policy should change little, so there is no helper head, and list-all
-    questions come only in the first batch. `processor` is the default one unless given."""
+    questions come only in the first batch. `processor` is the default one unless given, and `rows`
+    the number of images in a batch."""
     processor = processor or make_processor()
     model = make_model(processor)
     if init is not None:
@@ -258,14 +275,15 @@ def train(folder: Path, seed: int, steps: int, init: Path | None = None, rate: f
     mean, std = (torch.tensor(value) for value in (processor.image_processor.image_mean,
                                                    processor.image_processor.image_std))
     prefix = torch.tensor(RowMaker(processor, seed).prefix)
-    batches = Batches(processor, seed, ROWS, fade=max(1, round(fade * steps)), **style)
+    batches = Batches(processor, seed, rows, fade=max(1, round(fade * steps)), **style)
     loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1,
                                               prefetch_factor=8))
     progress, mean_loss = Progress('policy', steps), 0.0
     for step in range(1, steps + 1):
         batch = next(loader)
-        hidden, seen = forward(model, prefix, batch['tokens'],
-                               cut_patches(batch['images'], mean, std))
+        patches, crops = (cut_patches(batch[name], mean, std) if name in batch else None
+                          for name in ('images', 'crops'))
+        hidden, seen = forward(model, prefix, batch['tokens'], patches, crops)
         loss = answer_loss(model, hidden, batch, numbers)
         extra = helper.loss(seen, model.get_input_embeddings().weight, batch['grid'])
         (loss + helper_weight * extra).backward()

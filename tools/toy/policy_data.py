@@ -7,7 +7,7 @@ encoded once (`make_policy.forward`); each answer is learned exactly as if it we
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from mmdpad.toy.shapes_world import (
     SHAPES_PROMPT_TEMPLATE,
     SHAPES_PROMPT_WITHOUT_CAPTION,
     SIZES,
+    Question,
     Scene,
     captions_of,
     draw_scene,
@@ -52,13 +53,18 @@ class Row:
         tokens: For each question, the token ids after the image, response included.
         asked: For each question, the number of these before the response.
         grid: float32 (cells, 8), what each image token should represent: whether it shows an object
-            (0, 1), and the object's size, color, shape (indices) and box.
+            (0, 1), and the object's size, color, shape (indices) and box. With crops, that of each,
+            (crops * cells, 8).
+        skipped: For each question, which tokens of the response are not learned; may be empty.
+        crops: uint8 (h, w, 3) each, the images among the tokens, in their order.
     """
 
     image: np.ndarray
     tokens: list[list[int]]
     asked: list[int]
     grid: np.ndarray
+    skipped: list[range] = field(default_factory=list)
+    crops: list[np.ndarray] = field(default_factory=list)
 
 
 class RowMaker:
@@ -85,10 +91,10 @@ class RowMaker:
         chat = processor.apply_chat_template(build_messages(marker, '{question}'),
                                              add_generation_prompt=True, tokenize=False)
         before, self.after = chat.split(marker)
-        cells = (SHAPES_IMAGE_SIZE[0] // (PATCH * MERGE)) * (
+        self.cells = (SHAPES_IMAGE_SIZE[0] // (PATCH * MERGE)) * (
             SHAPES_IMAGE_SIZE[1] // (PATCH * MERGE))
         pad = '<|image_pad|>'
-        self.prefix = self.encode(before.replace(pad, pad * cells))
+        self.prefix = self.encode(before.replace(pad, pad * self.cells))
 
     def encode(self, text: str) -> list[int]:
         """Encode a text as token ids."""
@@ -104,7 +110,6 @@ class RowMaker:
         questions = list_questions(scene.objects, width, height)
         if self.world != 'plain':
             questions += list_close_questions(scene.objects, width, height)
-        kinds = sorted({question.kind for question in questions})
         for number in range(QUESTIONS):
             if number == 0 and rng.random() < list_all:
                 prompt = LIST_ALL_PROMPT
@@ -112,9 +117,7 @@ class RowMaker:
                     f'{item.name}{box}'
                     for item, (box, _) in zip(scene.objects, targets, strict=True))
             else:
-                kind = kinds[rng.integers(len(kinds))]
-                choice = [question for question in questions if question.kind == kind]
-                question = choice[rng.integers(len(choice))]
+                question = draw_question(rng, questions)
                 template = SHAPES_PROMPT_TEMPLATE
                 if self.mistakes and rng.random() < self.mistakes:
                     others = [i for i in range(len(targets)) if i != question.target]
@@ -140,6 +143,14 @@ class RowMaker:
             target = loosen(target[0], rng)
         return format_response(write_reasoning(scene.objects, question, style), *target,
                                texts[rng.integers(len(texts))])
+
+
+def draw_question(rng: np.random.Generator, questions: Sequence[Question]) -> Question:
+    """Draw a kind of question, then one of that kind."""
+    kinds = sorted({question.kind for question in questions})
+    kind = kinds[rng.integers(len(kinds))]
+    choice = [question for question in questions if question.kind == kind]
+    return choice[rng.integers(len(choice))]
 
 
 def loosen(box: list[int], rng: np.random.Generator) -> tuple[list[int], list[list[int]]]:
@@ -185,15 +196,21 @@ def make_grid(scene: Scene, targets) -> np.ndarray:
 
 def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
     """Stack B rows of K questions, padded on the right: images (B, h, w, 3) uint8, tokens
-    (B * K, L) long, learn (B * K, L) bool (whether a token is part of a response), grid."""
+    (B * K, L) long, learn (B * K, L) bool (whether a token is learned), grid; and crops
+    (C, h, w, 3) uint8, if there are any. The grid is (images, cells, 8), of the crops if there are
+    any."""
     texts = [tokens for row in rows for tokens in row.tokens]
     asked = [count for row in rows for count in row.asked]
+    skipped = [part for row in rows for part in row.skipped or [range(0)] * len(row.tokens)]
+    crops = [crop for row in rows for crop in row.crops]
+    grid = np.concatenate([row.grid for row in rows]).reshape(len(crops) or len(rows), -1, 8)
     length = max(len(tokens) for tokens in texts)
     tokens = torch.tensor([[*text, *[0] * (length - len(text))] for text in texts])
-    learn = torch.tensor([[begin <= i < len(text) for i in range(length)]
-                          for text, begin in zip(texts, asked, strict=True)])
+    learn = torch.tensor([[begin <= i < len(text) and i not in part for i in range(length)]
+                          for text, begin, part in zip(texts, asked, skipped, strict=True)])
     return dict(images=torch.from_numpy(np.stack([row.image for row in rows])), tokens=tokens,
-                learn=learn, grid=torch.from_numpy(np.stack([row.grid for row in rows])))
+                learn=learn, grid=torch.from_numpy(grid),
+                **(dict(crops=torch.from_numpy(np.stack(crops))) if crops else {}))
 
 
 class Batches(torch.utils.data.IterableDataset):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from common import task_words, world_words
+from common import task_words, world_words, zoom_words
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from mmdpad.prompts import format_detections, format_question_answer, format_response
+from mmdpad.prompts.zoom import format_call
 from mmdpad.toy.shapes_world import SHAPES_IMAGE_SIZE
 
 PATCH, MERGE = 8, 2
@@ -32,24 +33,33 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
 
-def response_fragments(tasks: bool = False) -> list[str]:
+def response_fragments(tasks: bool = False, zoom: bool = False) -> list[str]:
     """List the fixed parts of a response, without reasoning, numbers and caption; longest first.
-    With ``tasks``, also those of detections and of answers in words."""
+    With ``tasks``, also those of detections and of answers in words; with ``zoom``, also those of
+    turns without a caption: calls and answers."""
     box = (7, 7, 7, 7)
     texts = [format_response('7', box, ((7, 7), (7, 7)), '7')]
     if tasks:
         texts += [format_detections('7', [(box, '7', '7')] * count) for count in (0, 2)]
         texts += [format_question_answer('7', '7', [box] * count, '7') for count in (0, 2)]
+    if zoom:
+        texts += [format_call('7', box), without_caption(texts[0])]
     return sorted({part for text in texts for part in text.split('7') if part},
                   key=lambda part: (-len(part), part))
 
 
-def make_tokenizer(tasks: bool = False) -> PreTrainedTokenizerFast:
+def without_caption(response: str) -> str:
+    """A response up to its answer."""
+    return response[:response.index('\n<caption>')]
+
+
+def make_tokenizer(tasks: bool = False, zoom: bool = False) -> PreTrainedTokenizerFast:
     """Make a tokenizer with a token per integer up to 112, word and fragment, otherwise bytes. With
-    ``tasks``, also those of detection and of answers in words."""
-    fragments = response_fragments(tasks)
+    ``tasks``, also those of detection and of answers in words; with ``zoom``, those of turns."""
+    fragments = response_fragments(tasks, zoom)
     words = [*world_words(), 'find', 'user', 'assistant', 'system']
     words += task_words() if tasks else []
+    words += zoom_words() if zoom else []
     pieces = [*fragments, *(str(number) for number in range(10, LARGEST_NUMBER + 1)),
               *words, *(' ' + word for word in words), ' "']
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -72,16 +82,16 @@ def make_tokenizer(tasks: bool = False) -> PreTrainedTokenizerFast:
         model_max_length=4096, padding_side='left')
 
 
-def make_processor(tasks: bool = False) -> Qwen2_5_VLProcessor:
+def make_processor(tasks: bool = False, zoom: bool = False) -> Qwen2_5_VLProcessor:
     """Make a processor whose images always have the size of the model image; see `make_tokenizer`
-    for ``tasks``."""
+    for ``tasks`` and ``zoom``."""
     pixels = SHAPES_IMAGE_SIZE[0] * SHAPES_IMAGE_SIZE[1]
     geometry = dict(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2,
                     size=dict(shortest_edge=pixels, longest_edge=pixels))
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**geometry),
         video_processor=Qwen2VLVideoProcessor(**geometry),
-        tokenizer=make_tokenizer(tasks), chat_template=CHAT_TEMPLATE)
+        tokenizer=make_tokenizer(tasks, zoom), chat_template=CHAT_TEMPLATE)
 
 
 def make_config(tokenizer) -> Qwen2_5_VLConfig:

@@ -68,6 +68,9 @@ def _zip(folder: str, url: str, purpose: str) -> Place:
 PLACES = (
     Place('data/shapes_world', 'toy scenes (tiny_shapes*.py), for training and testing',
           'mmdpad run shapes_world data/shapes_world'),
+    Place('data/tiny_shapes', 'toy scenes of tiny objects (tiny_shapes_zoom.py, '
+          'tiny_shapes_one_look.py)',
+          'mmdpad run shapes_world data/tiny_shapes --world tiny --train 800'),
     _policy('Qwen2.5-VL-7B-Instruct', 'qwen7b_*.py'),
     _policy('Qwen2.5-VL-3B-Instruct', 'qwen3b_*.py'),
     _policy('Qwen2-VL-7B-Instruct', 'qwen2vl7b_reasonseg.py'),
