@@ -56,8 +56,8 @@ class AveragePrecision:
 
 
 class _Curve:
-    """One class: the boxes by falling score, with image, and whether they are right and whether they
-    count (a box on a crowd does not), each at T thresholds."""
+    """One class: the boxes by falling score, with image, and at T thresholds whether they are right
+    and whether they count, which a box on a crowd does not."""
 
     def __init__(self, images: np.ndarray, right: np.ndarray, counts: np.ndarray,
                  targets: np.ndarray) -> None:

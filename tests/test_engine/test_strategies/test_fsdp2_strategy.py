@@ -77,8 +77,10 @@ def test_what_parts_of_a_checkpoint_share_stays_shared():
     sizes = [4, 8]
     meta = [dict(classes=(name, ), cumulative_sizes=sizes) for name in 'ab']
     mapped = _map(dict(meta=meta, number=1), lambda value: 2 if value == 1 else value)
-    assert mapped == dict(meta=meta, number=2) and pickle.dumps(mapped['meta']) == pickle.dumps(meta)
-    assert _map([[1, (1, 3)], OrderedDict(x=1)], lambda value: value + 1) == [[2, (2, 4)], dict(x=2)]
+    assert mapped == dict(meta=meta, number=2)
+    assert pickle.dumps(mapped['meta']) == pickle.dumps(meta)
+    nested = [[1, (1, 3)], OrderedDict(x=1)]
+    assert _map(nested, lambda value: value + 1) == [[2, (2, 4)], dict(x=2)]
 
 
 @pytest.mark.slow
