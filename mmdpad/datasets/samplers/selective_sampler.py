@@ -63,7 +63,7 @@ class SelectiveSampler(InfiniteSampler):
 
     def chance(self, streak: int) -> float:
         """The probability of asking a question whose last groups, so many, had no signal."""
-        return max(self.explore**streak, self.min_explore) if streak else 1.0
+        return max(self.explore**streak, self.min_explore)
 
     def _infinite_indices(self) -> Iterator[int]:
         """Yield indices for all processes."""
