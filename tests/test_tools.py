@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mmdpad.utils import read_jsonl
+
 ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/dpad/tiny_shapes.py'
 
@@ -131,6 +133,28 @@ def test_estimate_cost(run_here):
     assert report['variants'][0]['fits'] is None
     refused = run_here(tool, config, '--gpus', '0')
     assert refused.returncode == 2 and '--gpus should be positive, but got 0' in refused.stderr
+
+
+@pytest.mark.slow
+def test_estimate_difficulty_and_train_by_it(run_here, shapes_data, tmp_path):
+    tool, out = 'tools/analysis_tools/estimate_difficulty.py', tmp_path / 'rates.jsonl'
+    here = options_here(shapes_data, **{'train_dataloader.dataset.num_samples': 5})
+    measured = run_here(tool, CONFIG, '--out', out, '--work-dir', tmp_path / 'rates',
+                        '--term', 'thinking_format', *here)
+    assert measured.stdout.rstrip().endswith(str(out))
+    rates = list(read_jsonl(str(out)))
+    assert [rate['responses'] for rate in rates] == [2] * 5
+    assert {rate['passes'] / 2 for rate in rates} == {rate['pass_rate'] for rate in rates}
+    refused = run_here(tool, CONFIG, '--out', out, '--work-dir', tmp_path / 'none', '--term', 'no',
+                       *here)
+    assert refused.returncode == 1 and '`--term` should be a reward term of' in refused.stderr
+    assert list(tmp_path.glob('*.jsonl')) == [out]
+    kept = [rate for rate in rates if rate['pass_rate'] >= 0.5]
+    trained = run_here('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run', *here, *(
+        f'train_dataloader.dataset.difficulty.{name}={value}'
+        for name, value in dict(file=out, min=0.5).items()), 'val_cfg=None',
+        'val_dataloader=None', 'val_evaluator=None')
+    assert f'{len(kept)} of 5 questions' in trained.stdout
 
 
 def test_check_discriminator(run_here, shapes_data, tmp_path):

@@ -56,34 +56,39 @@ class AveragePrecision:
 
 
 class _Curve:
-    """One class: the boxes by falling score, with image, and whether right at T thresholds."""
+    """One class: the boxes by falling score, with image, and at T thresholds whether they are right
+    and whether they count, which a box on a crowd does not."""
 
-    def __init__(self, images: np.ndarray, right: np.ndarray, targets: np.ndarray) -> None:
-        self.images, self.right, self.targets = images, right, targets
+    def __init__(self, images: np.ndarray, right: np.ndarray, counts: np.ndarray,
+                 targets: np.ndarray) -> None:
+        self.images, self.right, self.counts, self.targets = images, right, counts, targets
 
     @classmethod
     def of(cls, entries: Sequence[Mapping[str, Any] | None], numbers: np.ndarray) -> _Curve:
         """From COCO's entries of N images by rising id, None where there is neither box nor
         target, and the numbers (N,) of these images."""
-        scores, images, right = [np.zeros(0)], [np.zeros(0, int)], [np.zeros((10, 0), bool)]
+        scores, images, right, counts = (
+            [np.zeros(0)], [np.zeros(0, int)], [np.zeros((10, 0), bool)], [np.zeros((10, 0), bool)])
         targets = np.zeros(len(entries))
         for number, entry in zip(numbers, entries, strict=True):
             if entry is not None:
                 targets[number] = np.sum(~np.array(entry['gtIgnore'], bool))
                 scores.append(np.array(entry['dtScores'], float))
                 images.append(np.full(len(entry['dtScores']), number))
-                right.append(entry['dtMatches'] > 0)
+                counts.append(~np.array(entry['dtIgnore'], bool))
+                right.append((entry['dtMatches'] > 0) & counts[-1])
         order = np.argsort(-np.concatenate(scores), kind='mergesort')
-        return cls(np.concatenate(images)[order], np.concatenate(right, axis=1)[:, order], targets)
+        return cls(np.concatenate(images)[order], np.concatenate(right, axis=1)[:, order],
+                   np.concatenate(counts, axis=1)[:, order], targets)
 
     def value(self, weights: np.ndarray, threshold: int | None) -> np.ndarray:
         """(R,) in [0, 1], see :meth:`AveragePrecision.__call__`."""
         total = weights @ self.targets
         counted = weights[:, self.images]
-        seen = np.cumsum(counted, axis=1)
-        chosen = self.right if threshold is None else self.right[threshold:threshold + 1]
-        return np.mean([self._area(np.cumsum(counted * right, axis=1), seen, total)
-                        for right in chosen], axis=0)
+        chosen = slice(None) if threshold is None else slice(threshold, threshold + 1)
+        return np.mean([self._area(*(np.cumsum(counted * some, axis=1) for some in both), total)
+                        for both in zip(self.right[chosen], self.counts[chosen], strict=True)],
+                       axis=0)
 
     @staticmethod
     def _area(hits: np.ndarray, seen: np.ndarray, total: np.ndarray) -> np.ndarray:

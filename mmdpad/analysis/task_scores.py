@@ -32,7 +32,8 @@ class ScoredRun:
         draws: Of the scenes.
 
     Attributes:
-        scores: (name, whether calibrated) -> scores (n,) of the boxes.
+        scores: (name, whether calibrated) -> scores (n,) of the boxes that are right or wrong;
+            others, on ignored objects, count only in AP, as COCO counts them.
             A score that is unknown, as of a description that cannot be used, is 0.
         right: (n,) bool.
         measured: '<name>[, calibrated] <measure>' -> the number and its draws (R,); measures are
@@ -42,26 +43,28 @@ class ScoredRun:
 
     def __init__(self, rows: Sequence[Row], fitted_on: Sequence[Row], file: COCO,
                  draws: Draws) -> None:
-        self.right, columns, places = boxes_of(rows)
+        self.right = boxes_of(rows)[0]
+        judged, columns, places = boxes_of([dict(row, box_right=[
+            right is not None for right in row['box_right']]) for row in rows])
         known, known_columns, _ = boxes_of(fitted_on)
         columns, known_columns = ({name: np.nan_to_num(own) for name, own in some.items()}
                                   for some in (columns, known_columns))
-        self.scores: dict[tuple[str, bool], np.ndarray] = {}
+        every: dict[tuple[str, bool], np.ndarray] = {}
         for name, features in SCORES.items():
             if name in RAW:
-                self.scores[name, False] = (columns[features[0]] if features
-                                            else np.ones(len(self.right)))
+                every[name, False] = columns[features[0]] if features else np.ones(len(judged))
             if features:
                 fit = fit_platt(np.stack([log_odds(known_columns[key]) for key in features]), known)
                 logits = np.array(fit['weights']) @ np.stack(
                     [log_odds(columns[key]) for key in features]) + fit['bias']
-                self.scores[name, True] = sigmoid(logits)
-        images = np.array([scene_number(rows[place]) for place in places])
+                every[name, True] = sigmoid(logits)
+        self.scores = {key: scores[judged] for key, scores in every.items()}
+        images = np.array([scene_number(rows[place]) for place in places[judged]])
         self.measured: dict[str, tuple[float, np.ndarray]] = {}
         for (name, calibrated), scores in self.scores.items():
             title = f'{name}, calibrated' if calibrated else name
             if not calibrated or name not in RAW:
-                found = _average_precision(rows, scores, places, file)
+                found = _average_precision(rows, every[name, calibrated], places, file)
                 for measure, threshold in (('AP', None), ('AP50', 0)):
                     self.measured[f'{title} {measure}'] = (
                         float(found(draws.ones, threshold)[0]), found(draws.counts, threshold))

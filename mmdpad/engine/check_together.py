@@ -12,6 +12,7 @@ import torch
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import FlexibleRunner, Runner
 
+from mmdpad.datasets.samplers import SelectiveSampler
 from mmdpad.evaluation import MeanDatasetsEvaluator
 from mmdpad.evaluation.mean_datasets_evaluator import MEAN
 from mmdpad.evaluation.metrics.result_file import ResultFileMetric
@@ -109,6 +110,10 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
         else:
             yield from find_epochs(config, nodes)
         if not of_ours:
+            if issubclass(kinds.get('train_dataloader.sampler', object), SelectiveSampler):
+                yield (f'`train_dataloader.sampler` should not be a SelectiveSampler, which '
+                       f'GRPOTrainLoop tells about groups of responses, but `train_cfg.type` is '
+                       f'{_loop_name(loop)}; use InfiniteSampler')
             yield from (_no_loop(one, loop) for one in list_rewards(config) if one.is_hook)
         elif answers and config['model'].get('decoder') is None:
             yield from (f'`{one.path}`: {_name(one)} decodes masks with `model.decoder`, '
@@ -149,10 +154,14 @@ def _name(reward: ListedReward) -> str:
     return type_name(reward.entry).rpartition('.')[2]
 
 
+def _loop_name(loop: Any) -> str:
+    return getattr(loop, '__name__', "mmengine's EpochBasedTrainLoop")
+
+
 def _no_loop(reward: ListedReward, loop: Any) -> str:
-    name = getattr(loop, '__name__', "mmengine's EpochBasedTrainLoop")
     return (f'`{reward.path}`: {_name(reward)} adds a reward term to GRPOTrainLoop, but '
-            f'`train_cfg.type` is {name}, which has no rewards; remove the hook, or use that loop')
+            f'`train_cfg.type` is {_loop_name(loop)}, which has no rewards; remove the hook, or '
+            f'use that loop')
 
 
 def _check_metrics(config: Mapping[str, Any], nodes: list[Node]) -> Iterator[str]:

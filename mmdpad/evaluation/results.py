@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -125,13 +125,19 @@ def find_newest_result(folder: str) -> Path:
         raise ValueError(f'{folder!r} should hold a result of {METRICS} (NAME.json beside '
                          f'NAME.jsonl), but holds none')
     newest = list(found)[-1]
-    several = {(kind, summary.get('dataset')): path.name for path, summary in found.items()
-               if path.parent == newest.parent and (kind := kind_of_summary(summary))}
+    several = newest_of_each({path: summary for path, summary in found.items()
+                              if path.parent == newest.parent and kind_of_summary(summary)})
     if len(several) > 1:
+        names = ', '.join(path.name for path in several)
         raise ValueError(f'{folder!r} should hold results of one metric about one data set, but '
-                         f'the newest ones in {newest.parent} are '
-                         f'{", ".join(several.values())}; name one of these files')
+                         f'the newest ones in {newest.parent} are {names}; name one of these files')
     return newest
+
+
+def newest_of_each(found: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
+    """Of summaries, oldest first, the newest of each metric and data set."""
+    return list({(kind_of_summary(summary), summary.get('dataset')): path
+                 for path, summary in found.items()}.values())
 
 
 def find_summaries(folder: str) -> dict[Path, dict[str, Any]]:

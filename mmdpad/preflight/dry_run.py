@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 from mmengine.registry import DefaultScope
 
 import mmdpad
 from mmdpad.datasets import DatasetError
 from mmdpad.datasets.checking import as_built, check_items, find_datasets
+from mmdpad.datasets.samplers import SelectiveSampler
+from mmdpad.datasets.samplers.selective_sampler import find_short_delay
 from mmdpad.datasets.table_dataset import TableDataset
 from mmdpad.datasets.wrappers import base_datasets
 from mmdpad.engine.check_config import Findings, check_config
@@ -288,7 +291,8 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         converses = config.model.get('conversation') is not None
     if not _is(train_cfg, GRPOTrainLoop, nodes) or not config.get('train_dataloader'):
         return
-    batch = config.train_dataloader.get('batch_size', 1)
+    loader = config.train_dataloader
+    batch = loader.get('batch_size', 1)
     yield from find_wrong_settings(
         batch_size=batch, prompts_per_update=train_cfg.get('prompts_per_update') or batch,
         accumulative_counts=(config.get('optim_wrapper') or {}).get('accumulative_counts', 1),
@@ -299,6 +303,11 @@ def _check_loop(config: Config, nodes: list[Node]) -> Iterator[str]:
         max_skipped_steps=train_cfg.get('max_skipped_steps', 0),
         replay_size=train_cfg.get('replay_size', 0), is_sharded=bool(config.get('strategy')),
         group_size=sampling['group_size'], converses=converses)
+    if _is(sampler := loader.get('sampler'), SelectiveSampler, nodes):
+        yield from find_short_delay(
+            (read_defaults(SelectiveSampler) | sampler)['delay'], batch * get_world_size(),
+            loader.get('num_workers', 0), loader.get('prefetch_factor'),
+            train_cfg.get('max_staleness', 0))
     yield from _check_loss(config, sampling, nodes)
     names: list[str] = []
     known = None

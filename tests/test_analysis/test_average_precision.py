@@ -10,14 +10,15 @@ from mmdpad.analysis.average_precision import AveragePrecision
 
 
 def make_file(images, targets) -> COCO:
-    """A file of images by id and targets (image, category, x1, y1, x2, y2)."""
+    """A file of images by id and targets (image, category, x1, y1, x2, y2, whether a crowd)."""
     file = COCO()
     file.dataset = dict(
         images=[dict(id=number, width=100, height=100) for number in images],
         categories=[dict(id=number, name=str(number)) for number in (1, 2, 3)],
-        annotations=[dict(id=i, image_id=image, category_id=category, iscrowd=0,
+        annotations=[dict(id=i, image_id=image, category_id=category, iscrowd=int(any(crowd)),
                           bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1))
-                     for i, (image, category, x1, y1, x2, y2) in enumerate(targets, start=1)])
+                     for i, (image, category, x1, y1, x2, y2, *crowd) in enumerate(
+                         targets, start=1)])
     with contextlib.redirect_stdout(io.StringIO()):
         file.createIndex()
     return file
@@ -37,9 +38,9 @@ def random_data(seed: int, images=range(12)):
         for _ in range(rng.integers(4)):
             x, y, side = rng.uniform(0, 70), rng.uniform(0, 70), rng.uniform(8, 30)
             category = int(rng.integers(1, 3))
-            targets.append((image, category, x, y, x + side, y + side))
+            targets.append((image, category, x, y, x + side, y + side, rng.random() < 0.2))
             for _ in range(rng.integers(3)):
-                boxes.append((np.array(targets[-1][2:]) + rng.normal(0, 2, 4)).tolist())
+                boxes.append((np.array(targets[-1][2:6]) + rng.normal(0, 2, 4)).tolist())
                 scores.append(float(rng.choice([0.2, 0.5, 0.9])))
                 categories.append(category if rng.random() < 0.8 else 3 - category)
         found.append(dict(image_id=image, boxes=boxes, scores=scores, categories=categories))

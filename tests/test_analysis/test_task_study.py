@@ -91,17 +91,20 @@ def test_a_table_has_arms_and_their_differences():
     assert Estimate.of([1.0], [np.array([np.nan, 1.0])]).low == 1
 
 
-def score_run(discrimination):
+def score_run(discrimination, crowd=False):
     """Boxes of four images, half of them right; the likelihood tells which, and discrimination
-    nothing."""
+    nothing. The last box is on a crowd or wrong."""
     rng = np.random.default_rng(0)
     rows, annotations = [], []
     for image in range(4):
         boxes = [[10.0 + 20 * i, 10, 25 + 20 * i, 30] for i in range(4)]
-        right = [True, False, True, False]
+        right = [True, False, True, None if crowd else False]
         annotations += [dict(id=len(annotations) + 1 + i, image_id=image, category_id=1,
                              bbox=[boxes[j][0], 10, 15, 20], area=300, iscrowd=0)
                         for i, j in enumerate((0, 2))]
+        if crowd:
+            annotations.append(dict(annotations[-1], id=len(annotations) + 1, iscrowd=1,
+                                    bbox=[boxes[3][0], 10, 15, 20]))
         likelihood = [float(rng.uniform(0.6, 0.9) if hit else rng.uniform(0.1, 0.4))
                       for hit in right]
         rows.append(dict(image=f'test/test_{image:05d}.jpg', boxes=boxes, labels=[0] * 4,
@@ -129,6 +132,16 @@ def test_scores_are_measured_as_the_metric_does():
     # What tells nothing is calibrated to the share of right boxes.
     assert scored.scores['discrimination', True] == pytest.approx(0.5)
     assert 'likelihood, calibrated AP' not in value  # its order is that of the likelihood
+
+
+def test_boxes_on_crowds_are_neither_right_nor_wrong():
+    crowds, without = (score_run([0.5] * 4, crowd) for crowd in (True, False))
+    assert len(crowds.right) == 12 == len(crowds.scores['fitted', True])
+    assert crowds.scores['none', False].tolist() == [1] * 12
+    value = {name: number for name, (number, _) in crowds.measured.items()}
+    assert value['none ECE'] == pytest.approx(1 / 3) == value['none Brier']
+    assert value['likelihood AP'] == pytest.approx(100)
+    assert without.measured['none AP'][0] < value['none AP'] < 100
 
 
 def test_unknown_scores_count_as_0():

@@ -42,6 +42,13 @@ def test_a_reward_hook_needs_our_loop(detector, hook):
         build_runner(detector)
 
 
+def test_a_sampler_that_asks_by_signal_needs_our_loop(detector):
+    detector.train_dataloader.sampler = dict(type='mmdpad.SelectiveSampler')
+    (problem, ) = check_config(detector).problems
+    assert problem.startswith('`train_dataloader.sampler` should not be a SelectiveSampler')
+    assert '`train_cfg.type` is EpochBasedTrainLoop; use InfiniteSampler' in problem
+
+
 def test_hooks_that_any_model_can_have(detector):
     detector.custom_hooks = [dict(type='mmdpad.AlarmHook'), dict(type='mmdpad.CurvesHook'),
                              dict(type='mmdpad.RolloutLogHook')]

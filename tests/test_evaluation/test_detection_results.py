@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Results of DetectionMetric: summed up over images, read, compared and reported."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from mmdpad.analysis.pages.answer_html import answer_as_html
 from mmdpad.analysis.pages.run_numbers import numbers_as_html
 from mmdpad.analysis.pages.run_page import Evaluation, run_as_html
 from mmdpad.evaluation.detection_summary import DETECTIONS
-from mmdpad.evaluation.results import Result, read_result, summarize_result, write_result
+from mmdpad.evaluation.results import (
+    Result,
+    newest_of_each,
+    read_result,
+    summarize_result,
+    write_result,
+)
 from mmdpad.evaluation.summary import KINDS, find_intervals, kind_of, kind_of_main, summarize
 
 
@@ -110,6 +117,14 @@ def test_results_are_read_back_and_told_apart(tmp_path):
         read_result(str(tmp_path / 'run'))
     with pytest.raises(ValueError, match="'A' is of DetectionMetric, and 'b' of ReasonSegMetric"):
         compare_results([result, Result('b', masks, {})])
+
+
+def test_the_newest_result_of_each_metric_and_data_set():
+    summaries = [make_result('A', [[1, 0, 0]]).summary, dict(metrics={}, dataset='x'),
+                 make_result('A', [[0, 1, 0]]).summary, dict(metrics={}, dataset='y'),
+                 dict(metrics={}, dataset='x')]
+    found = {Path(str(number)): summary for number, summary in enumerate(summaries)}
+    assert sorted(map(str, newest_of_each(found))) == ['2', '3', '4']
 
 
 def test_the_report_shows_every_kind_of_result(tmp_path):

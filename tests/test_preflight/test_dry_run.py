@@ -182,6 +182,10 @@ BROKEN = {
     'refills of rollouts ahead': (
         dict(train_cfg__max_staleness=1, train_cfg__max_refills=2),
         '`max_refills` should be 0 with `max_staleness` (1)'),
+    'batches drawn ahead of their sampler': (
+        dict(train_dataloader__sampler=dict(_delete_=True, type='SelectiveSampler', delay=5),
+             train_dataloader__num_workers=2),
+        '`train_dataloader.sampler.delay` should be at least '),
     'strategy': (dict(strategy=dict(type='DeepSpeedStrategy')), 'Leave `strategy` out'),
     'two terms of one name': (
         dict(train_cfg__rewards__discriminative=dict(type='BoxIoUReward', threshold=0.5)),

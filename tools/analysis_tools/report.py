@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('work_dir', type=Path, help='the work dir of a run, with TIME/ in it')
     parser.add_argument('--result', metavar='FILE', help='show the answers of this result '
-                        '(default: the newest one of each metric in the work dir)')
+                        '(default: the newest one of each metric and data set in the work dir)')
     parser.add_argument('--out', metavar='PAGE.html',
                         help='default WORK_DIR/report.html; a taken name gets a number')
     args = parser.parse_args()
@@ -39,8 +39,8 @@ def main() -> None:
     with start_command():
         from mmdpad.analysis.pages.run_page import Evaluation, run_as_html
         from mmdpad.datasets.transforms import read_image_if_any
-        from mmdpad.evaluation.results import find_summaries
-        from mmdpad.evaluation.summary import METRICS, kind_of_summary
+        from mmdpad.evaluation.results import find_summaries, newest_of_each
+        from mmdpad.evaluation.summary import METRICS
     summaries = find_summaries(str(args.work_dir))
     if not (training_logs(args.work_dir) or rollout_logs(args.work_dir) or summaries):
         raise SystemExit(f'{str(args.work_dir)!r} should be the work dir of a run, with '
@@ -48,9 +48,7 @@ def main() -> None:
                          f'{METRICS} in it, but has none; name the folder that was passed to '
                          f'tools/train.py as --work-dir')
     try:
-        # The newest of each metric comes last.
-        newest = {kind_of_summary(summary): str(path) for path, summary in summaries.items()}
-        shown = [args.result] if args.result else list(newest.values())
+        shown = [args.result] if args.result else map(str, newest_of_each(summaries))
         page = run_as_html(
             args.work_dir, [Evaluation(osp.relpath(path, args.work_dir), summary)
                             for path, summary in summaries.items()],

@@ -51,8 +51,8 @@ def run_as_html(work_dir: Path, evaluations: Sequence[Evaluation], shown: Sequen
         'Curves': _curves(series),
         'Evaluations': evaluations_as_html(evaluations),
         'The same questions, validation by validation': _pictures(work_dir, read_image),
-        'Answers': ''.join(_answers(one, read_image) for one in shown) or remark(
-            'There is no evaluation whose answers could be shown.'),
+        'Answers': _shown(evaluations, shown) + ''.join(
+            _answers(one, read_image) for one in shown),
         'Responses in training': _rollouts(work_dir, read_image),
         'Protocol and origin': origin_as_html(shown),
         'Config': _config(work_dir)}
@@ -92,6 +92,15 @@ def _pictures(work_dir: Path, read_image: ReadImage) -> str:
             f'{picture(as_jpeg(image), "jpeg", f"Iteration {step}")}</div>'
             for step, image in drawn if image is not None) + '</div>')
     return '\n'.join(parts)
+
+
+def _shown(evaluations: Sequence[Evaluation], shown: Sequence[Evaluation]) -> str:
+    """Which results' answers are shown."""
+    if not shown:
+        return remark('There is no evaluation whose answers could be shown.')
+    others = {one.name for one in evaluations} - {one.name for one in shown}
+    return remark(f'Of the newest evaluation of each metric and data set, or the one that --result '
+                  f'names; {len(others)} other(s) are listed above.') if others else ''
 
 
 def _answers(shown: Evaluation, read_image: ReadImage) -> str:

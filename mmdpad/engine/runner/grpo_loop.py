@@ -12,10 +12,11 @@ from statistics import mean
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size
 from mmengine.runner import IterBasedTrainLoop
 from torch import Tensor
 
+from mmdpad.datasets.samplers.selective_sampler import find_selective
 from mmdpad.engine.strategies import is_sharded, load_part
 from mmdpad.engine.unwrap import unwrap
 from mmdpad.models.non_finite import (
@@ -92,7 +93,9 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         unwrap(runner.model).check_trainable()
         if max_staleness > 0:
             unwrap(runner.model).allow_staleness()
-        super().__init__(runner, build_encoding_dataloader(runner, dataloader), max_iters, **kwargs)
+        dataloader = build_encoding_dataloader(runner, dataloader)
+        self.selective = find_selective(dataloader, max_staleness)
+        super().__init__(runner, dataloader, max_iters, **kwargs)
         check_training_data(self.dataloader.dataset)
         self.composition = RewardComposition(rewards)
         self.prompts_per_update = prompts_per_update or self.dataloader.batch_size
@@ -184,6 +187,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         logs['staleness'] = float(self.pending.staleness)
         if (memory := self.guess_memory) is not None:
             logs |= memory.log
+        if self.selective is not None:
+            logs |= self.selective.log()
         if self.max_refills:
             logs['refills'] = float(refills)
             best_first = has_signal(compared).logical_not().argsort(stable=True)
@@ -203,6 +208,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         self.composition.score(rollout)
         self.runner.call_hook('after_rollout', rollout=rollout)
         rollout.total_rewards = self.composition.total(rollout)
+        if self.selective is not None:
+            self.selective.update(has_signal(self.comparison.compared(rollout)).tolist())
         return rollout
 
     def keep_log_probs(self, rollout: RolloutBatch) -> RolloutBatch:
@@ -311,7 +318,8 @@ class GRPOTrainLoop(IterBasedTrainLoop):
                     loss=self.model.objective.state_dict(),
                     spread=self.comparison.spread.state_dict(), replay=self.replay.state_dict(),
                     skipped_in_a_row=self.skipped_in_a_row, pending=self.pending.state_dict(),
-                    guesses=None if memory is None else memory.state_dict())
+                    guesses=None if memory is None else memory.state_dict(),
+                    selective=None if self.selective is None else self.selective.state_dict())
 
     def _is_short(self, rollout: RolloutBatch, size: int) -> bool:
         """Whether any process has fewer than ``size`` groups with a signal."""
@@ -321,10 +329,13 @@ class GRPOTrainLoop(IterBasedTrainLoop):
     def _settle_resumed_state(self) -> None:
         """Restore the position in the data stream and the state of reward terms on resume."""
         state = self.runner.message_hub.get_info('grpo_loop') if self._iter else None
+        self.batches_drawn = self._iter if state is None else state['batches_drawn']
+        if self.selective is not None:
+            self.selective.load_state_dict(
+                (state or {}).get('selective'),
+                self.batches_drawn * self.dataloader.batch_size * get_world_size())
         if state is None:
-            self.batches_drawn = self._iter
             return
-        self.batches_drawn = state['batches_drawn']
         self.skipped_in_a_row = state.get('skipped_in_a_row', 0)  # older checkpoints have none
         self.composition.load_state_dict(state['rewards'])
         self.model.objective.load_state_dict(state.get('loss', {}))

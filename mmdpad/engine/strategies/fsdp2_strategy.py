@@ -324,9 +324,17 @@ def _reference_parts(checkpoint: dict) -> dict[str, Any]:
 
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Change each leaf of nested dicts, lists and tuples, in the same order on all processes."""
+    """Change each leaf of nested dicts, lists and tuples, in the same order on all processes.
+
+    What has no changed leaf stays the same object. On resume mmengine compares the metainfo of data
+    sets by pickles, and these differ if two parts of it no longer share a list.
+    """
     if isinstance(value, dict):
-        return {key: _map(item, change) for key, item in value.items()}
+        changed: Any = {key: _map(item, change) for key, item in value.items()}
+        same = type(value) is dict and all(changed[key] is item for key, item in value.items())
+        return value if same else changed
     if isinstance(value, (list, tuple)):
-        return type(value)(_map(item, change) for item in value)
+        changed = [_map(item, change) for item in value]
+        same = all(one is item for one, item in zip(changed, value, strict=True))
+        return value if same else type(value)(changed)
     return change(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -216,18 +216,14 @@ def _in_words(parsed: Parsed, choices: Sequence[str]) -> Any:
 def _answer_of(model: ReasoningSegmentor, choice: Choice, selection: Selection,
                best: int) -> dict[str, Any]:
     """The best answer, or that there is none, as :func:`choose_answers` returns it."""
-    candidate = selection.candidates[best]
+    candidate = choice.selector.answer(selection, best)
     parsed = candidate.parsed
-    instances = None
-    if selection.chosen is not None:
-        instances = choice.selector.instances(selection, best)
-        if not len(instances) and len(candidate.instances):  # a vote for no pixel: no target
-            parsed = replace(parsed, objects=())
-    else:
+    if selection.chosen is None:
         parsed = ParseFailure(
             ABSTAINED, f'the best of {len(selection)} answers has the value {selection.value:.3g} '
             f'by the selector {choice.selector.name!r}, which is below {choice.abstain_below}',
             parsed.think, parsed.caption)
     return dict(response=candidate.response, truncated=candidate.truncated,
                 response_ids=candidate.response_ids, parsed=parsed,
-                reasoning_tokens=model.policy.count_tokens(parsed.think), instances=instances)
+                reasoning_tokens=model.policy.count_tokens(parsed.think),
+                instances=None if selection.chosen is None else candidate.instances)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from mmengine.structures import InstanceData
 from mmdpad.geometry.mask_iou import pairwise_iou, union_of
 from mmdpad.geometry.targets import box_from_mask
 from mmdpad.registry import MODELS
-from mmdpad.structures import Selection
+from mmdpad.structures import Candidate, ParseFailure, Selection
 from mmdpad.structures.candidates import agreement
 from mmdpad.tasks import Task
 
@@ -60,22 +61,24 @@ class ConsensusSelector(Selector):
             union_of(own.instances.masks) for own in selection.candidates)])[0, 1:]
         return np.where(usable, overlaps, np.nan)
 
-    def instances(self, selection: Selection, chosen: int) -> InstanceData:
-        """The voted mask as one instance, with its tight box and the chosen candidate's points; or
-        the chosen candidate's."""
+    def answer(self, selection: Selection, chosen: int) -> Candidate:
+        """The chosen candidate; with ``vote``, with the voted mask as its only instance, its tight
+        box and the candidate's points. A vote for no pixel says that there is no target."""
         candidate = selection.candidates[chosen]
-        if not self.vote or not candidate.usable:
-            return candidate.instances
+        if not self.vote or isinstance(candidate.parsed, ParseFailure):
+            return candidate
         mask = vote(selection)
         count = int(mask.any())
         scores, points = (candidate.instances[name].cpu() for name in ('scores', 'points'))
-        return InstanceData(
+        voted = InstanceData(
             masks=torch.from_numpy(mask[None][:count]),
             bboxes=torch.from_numpy(box_from_mask(mask)[None] if count else np.zeros(
                 (0, 4), np.float32)),
             points=points.reshape(1, points.shape[0] * points.shape[1], 2)[:count],
             scores=(scores.mean()[None] if len(scores) else torch.zeros(1))[:count],
             labels=torch.zeros(count, dtype=torch.long))
+        parsed = candidate.parsed if count else replace(candidate.parsed, objects=())
+        return replace(candidate, parsed=parsed, instances=voted)
 
 
 def vote(selection: Selection) -> np.ndarray:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmdpad.structures import Candidate, Selection
@@ -92,9 +91,9 @@ class Selector(ABC):
         best = best_of(values, selection.usable)
         return best, float(values[best])
 
-    def instances(self, selection: Selection, chosen: int) -> InstanceData:
-        """The instances to answer with, by default those of the chosen candidate."""
-        return selection.candidates[chosen].instances
+    def answer(self, selection: Selection, chosen: int) -> Candidate:
+        """What to answer with, by default the chosen candidate."""
+        return selection.candidates[chosen]
 
 
 def best_of(values: np.ndarray, usable: np.ndarray) -> int:

@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import escape
 
 import numpy as np
@@ -118,6 +119,10 @@ def test_responses_and_answers_that_are_shown(run):
     worst, best = page.split('<h3>Worst</h3>')[1].split('<h3>Best</h3>')
     assert re.findall(r'<b>text (\d+)\?', worst) == ['0', '1', '2', '3', '4', '5']
     assert re.findall(r'<b>text (\d+)\?', best) == ['19', '18', '17', '16', '15', '14']
+    assert 'other(s) are listed above' not in page
+    older = replace(evaluation(), name='0/reasonseg.json')
+    assert '1 other(s) are listed above' in run_as_html(
+        folder, [older, evaluation()], [evaluation()], read)
     few = run_as_html(folder, [], [evaluation(count=3)], read)
     assert re.findall(r'<b>text (\d+)\?', few) == ['0', '1', '2', '1'], 'one in the middle'
 

@@ -220,6 +220,24 @@ def test_conversations(config, tmp_path, monkeypatch, processes, strategy, tried
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('k, processes', [(0, 1), (1, 2)])
+def test_questions_that_are_passed_over(config, tmp_path, k, processes):
+    """By what rewards showed; a worker draws batches ahead, and refills or a stale rollout more."""
+    config.train_cfg.update(max_staleness=k, max_refills=1 - k)
+    config.train_cfg.rewards = dict(length=dict(type='ReasoningLengthReward', soft=1, hard=2))
+    config.custom_hooks = [hook for hook in config.custom_hooks if hook.type == 'KillHook']
+    if k:
+        config.model.rollout_engine = dict(type='SharedPrefixRollout', records_log_probs=True)
+    config.train_dataloader.dataset.num_samples = 5
+    config.train_dataloader.sampler = dict(
+        type='SelectiveSampler', explore=0.1, delay=(3 + k) * 2 * processes)
+    done = train(config, tmp_path, 3, processes)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
+    lines = [line for found in logged(tmp_path / 'straight').values() for line in found]
+    assert max(line.get('passed_over', 0) for line in lines) > 0
+
+
+@pytest.mark.slow
 def test_with_an_adapter(config, tmp_path):
     config.model.policy.lora = dict(r=4, lora_alpha=8)
     done = train(config, tmp_path, 3)

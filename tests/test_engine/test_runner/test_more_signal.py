@@ -21,6 +21,7 @@ def train(config, name, **changes):
 
 def test_what_adapts_is_resumed_exactly(tiny_config):
     tiny_config.train_cfg.update(max_iters=3, advantage='ema_grpo', replay_size=4)
+    tiny_config.train_dataloader.sampler = dict(type='SelectiveSampler', delay=2)
     tiny_config.model.loss = dict(
         type='GRPOLoss', kl_estimator='k3_unbiased', top_entropy_quantile=0.2,
         adaptive_entropy=dict(target=100.0, delta=1e-3, high=2.5e-3))
@@ -36,6 +37,8 @@ def test_what_adapts_is_resumed_exactly(tiny_config):
     states = [runner.train_loop.state_dict() for runner in (straight, resumed)]
     assert states[0]['loss'] == states[1]['loss'] == dict(coef=2.5e-3, is_applied=True)
     assert states[0]['spread'] == states[1]['spread'] and list(states[0]['spread']) == ['']
+    signals = [state['selective']['signals'] for state in states]
+    assert signals[0].equal(signals[1]) and len(signals[0]) == 6 and 'passed_over' in lines[0]
     kept = [[(group['question'], group['score']) for group in state['replay']] for state in states]
     assert kept[0] == kept[1] and len(kept[0]) > 2
 
@@ -55,6 +58,33 @@ def test_replayed_groups_are_resumed_exactly(tiny_config):
     expected = straight.model.policy.state_dict()
     assert all(value.equal(expected[name])
                for name, value in resumed.model.policy.state_dict().items())
+
+
+@pytest.mark.slow
+def test_questions_that_are_passed_over_are_resumed_exactly(tiny_config):
+    """3 questions, most groups of which are flat; workers draw 2 of 2 prompts ahead in one run."""
+    tiny_config.train_cfg.update(max_iters=6, rewards=dict(
+        length=dict(type='ReasoningLengthReward', soft=1, hard=2)))
+    tiny_config.custom_hooks = []
+    tiny_config.model.train_cfg.update(group_size=2, max_new_tokens=10)
+    tiny_config.train_dataloader.dataset.num_samples = 3
+    tiny_config.train_dataloader.sampler = dict(
+        type='SelectiveSampler', explore=0.1, delay=6)
+    straight, lines = train(tiny_config, 'straight')
+    assert [line['passed_over'] for line in lines[:3]] == [0, 0, 0]
+    assert max(line['passed_over'] for line in lines) > 0
+    with pytest.raises(ValueError, match='`train_dataloader.sampler.delay` should be at least 10'):
+        train(tiny_config, 'overtaken', **{'train_dataloader.num_workers': 2})
+    resumed, later = train(tiny_config, 'resumed', resume=True, **{
+        'train_dataloader.num_workers': 1,
+        'load_from': str(Path(straight.work_dir, 'iter_3.pth'))})
+    assert [line['passed_over'] for line in later] == [line['passed_over'] for line in lines[3:]]
+    expected = straight.model.policy.state_dict()
+    assert all(value.equal(expected[name])
+               for name, value in resumed.model.policy.state_dict().items())
+    signals = [runner.train_loop.state_dict()['selective']['signals']
+               for runner in (straight, resumed)]
+    assert signals[0].equal(signals[1]) and len(signals[0]) == 12
 
 
 @pytest.mark.slow

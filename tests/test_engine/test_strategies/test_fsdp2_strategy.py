@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from vowel_reward import VowelReward
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.runner import grpo_loop
 from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
-from mmdpad.engine.strategies.fsdp2_strategy import _parts_of_other_dtypes
+from mmdpad.engine.strategies.fsdp2_strategy import _map, _parts_of_other_dtypes
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.toy.policy_folder import make_policy_folder
 from mmdpad.utils import read_jsonl
@@ -67,6 +69,33 @@ def test_parts_make_the_weights_of_one_process(make_config, tmp_path):
     resumed = make_config('resumed', iterations=3, load_from=str(tmp_path / 'merged.pth'),
                           resume=True)
     assert farthest(run_here(resumed), whole) < 1e-12
+
+
+def test_what_parts_of_a_checkpoint_share_stays_shared():
+    """mmengine compares the metainfo of several data sets, which share `cumulative_sizes`, by
+    pickles."""
+    sizes = [4, 8]
+    meta = [dict(classes=(name, ), cumulative_sizes=sizes) for name in 'ab']
+    mapped = _map(dict(meta=meta, number=1), lambda value: 2 if value == 1 else value)
+    assert mapped == dict(meta=meta, number=2)
+    assert pickle.dumps(mapped['meta']) == pickle.dumps(meta)
+    nested = [[1, (1, 3)], OrderedDict(x=1)]
+    assert _map(nested, lambda value: value + 1) == [[2, (2, 4)], dict(x=2)]
+
+
+@pytest.mark.slow
+def test_several_data_sets_are_the_same_ones_on_resume(make_config, tmp_path):
+    config = make_config('parts', processes=2, strategy=FSDP2, log_level='INFO')
+    one = config.train_dataloader.dataset
+    config.train_dataloader.dataset = dict(type='mmdet.ConcatDataset', datasets=[
+        one, dict(one, metainfo=dict(classes=('another', )))])
+    launch(config, 2)
+    config.update(resume=True, work_dir=str(tmp_path / 'resumed'),
+                  load_from=str(Path(config.work_dir, 'iter_1.pth')))
+    launch(config, 2)
+    (log, ) = Path(config.work_dir).glob('*/*.log')
+    assert 'resumed epoch' in log.read_text()
+    assert 'The dataset metainfo from the resumed checkpoint is different' not in log.read_text()
 
 
 @pytest.mark.slow

@@ -84,17 +84,18 @@ def test_pixels_vote():
     found = selection_of(candidate(2), candidate(4, scores=(0.25, 0.75)), candidate(), candidate(9))
     np.testing.assert_allclose(select.values(found), [2 / 4, 1, np.nan, 4 / 9])
     chosen = select.choose(found)[0]
-    answer = select.instances(found, chosen)
+    answer = select.answer(found, chosen).instances
     assert answer.masks[0, 0].tolist() == [True] * 4 + [False] * 6
     assert answer.bboxes.tolist() == [[0, 0, 3, 3]] and answer.scores.tolist() == [0.5]
     assert answer.points.shape == (1, 4, 2)  # those of both objects
     tied = selection_of(candidate(2), candidate(4))  # half is no majority
-    assert select.instances(tied, 0).masks[0, 0].sum() == 2
-    nothing = select.instances(selection_of(candidate(0), candidate(0), candidate(5)), 0)
+    assert select.answer(tied, 0).instances.masks[0, 0].sum() == 2
+    empty = select.answer(selection_of(candidate(0), candidate(0), candidate(5)), 2)
+    nothing = empty.instances
     assert len(nothing) == 0 and nothing.masks.shape == (0, 4, 10)
-    assert len(nothing.points) == 0
+    assert len(nothing.points) == 0 and empty.parsed.objects == ()
     unusable = selection_of(candidate(), candidate())
-    assert select.choose(unusable)[0] == 0 and len(select.instances(unusable, 0)) == 0
+    assert select.choose(unusable)[0] == 0 and select.answer(unusable, 0) is unusable.candidates[0]
 
 
 def test_the_most_frequent_answer_in_words_wins():
