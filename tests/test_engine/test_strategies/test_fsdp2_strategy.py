@@ -302,6 +302,32 @@ def test_scores_of_boxes_by_uneven_processes(tiny_task_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_answers_chosen_by_uneven_processes(make_config, tmp_path):
+    """Of 3 answers to each of 5 questions, by the policy's pass over them: those that one process
+    chooses, with the same values."""
+    found = []
+    for name, processes, strategy in (('one', 1, None), ('parts', 2, FSDP2)):
+        config = make_config(name, processes=processes, strategy=strategy, **{
+            'model.policy.dtype': 'float64',
+            'model.test_cfg': dict(num_samples=3, temperature=1.0, compare_greedy=True,
+                                   max_new_tokens=80, select='likelihood')})
+        config.test_dataloader.update(
+            batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False, round_up=False))
+        config.test_dataloader.dataset.indices = 5
+        config.test_evaluator = dict(type='SelectionMetric', ignore_regions='target',
+                                     out_file=f'{config.work_dir}.jsonl')
+        evaluate(config, processes)
+        found.append(list(read_jsonl(f'{config.work_dir}.jsonl')))
+    assert len(found[0]) == len(found[1]) == 5
+    chosen = [[(row['chosen'], row['response'], [one['response'] for one in row['candidates']])
+               for row in rows] for rows in found]
+    assert chosen[1] == chosen[0] and len({best for best, *_ in chosen[0]}) > 1
+    values = [[one['values']['likelihood'] for row in rows for one in row['candidates']
+               if one['usable']] for rows in found]
+    assert len(values[0]) > 5 and values[1] == pytest.approx(values[0], rel=1e-9)
+
+
+@pytest.mark.slow
 def test_bfloat16_passes_over_float32_masters(make_config, tmp_path):
     """Weights and optimizer on the CPU, a validation after each step."""
     config = make_config('half', processes=2, strategy=dict(
