@@ -5,8 +5,6 @@ import math
 import os
 import pickle
 import re
-import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,9 +13,6 @@ import torch
 from launching import (
     FSDP2,
     NOISE,
-    ROOT,
-    environment,
-    evaluate,
     farthest,
     launch,
     run_here,
@@ -32,7 +27,6 @@ from mmdpad.engine.strategies import FSDP2Strategy, merge_shards, read_weights
 from mmdpad.engine.strategies.fsdp2_strategy import _map, _parts_of_other_dtypes
 from mmdpad.models.heads.lora import SCALING
 from mmdpad.toy.policy_folder import make_policy_folder
-from mmdpad.utils import read_jsonl
 
 HERE_FIRST = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
 
@@ -276,58 +270,6 @@ def test_a_reference_in_parts_follows_the_policy(make_config, tmp_path):
     assert farthest(read_weights(folder), expected) < 1e-12
     one = torch.load(tmp_path / 'one/iter_3.pth', weights_only=True)
     assert farthest(merge_shards(folder)['reference'], one['reference']) < 1e-12
-
-
-@pytest.mark.slow
-def test_evaluates_parts_by_uneven_processes(make_config, tmp_path):
-    """6 samples on 4 processes that are not evened out, so one or two each."""
-    config = make_config('parts', processes=2, iterations=1, strategy=FSDP2)
-    launch(config, 2)
-    config.test_dataloader.batch_size = 1
-    config.test_dataloader.sampler = dict(type='DefaultSampler', shuffle=False, round_up=False)
-    config.dump(tmp_path / 'test.py')
-    folder = tmp_path / 'parts/iter_1.pth'
-    result = subprocess.run(
-        ['tools/dist_test.sh', str(tmp_path / 'test.py'), str(folder), '4', '--work-dir',
-         str(tmp_path / 'test'), '--out', str(tmp_path / 'out.json')], cwd=ROOT,
-        env=environment(), capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-5000:]
-    torch.save(merge_shards(folder), tmp_path / 'merged.pth')
-    single = subprocess.run(
-        [sys.executable, 'tools/test.py', str(tmp_path / 'test.py'), str(tmp_path / 'merged.pth'),
-         '--work-dir', str(tmp_path / 'single'), '--cfg-options', 'strategy=None'],
-        cwd=ROOT, capture_output=True, text=True, env=environment())
-    assert single.returncode == 0, single.stderr[-5000:]
-    answers = [sorted(line for path in (tmp_path / name).glob('*/answers*.jsonl')
-                      for line in path.read_text().splitlines()) for name in ('test', 'single')]
-    assert len(answers[0]) == 6 + 4  # each file opens with who answers
-    assert set(answers[0]) == set(answers[1])
-
-
-@pytest.mark.slow
-def test_evaluates_weights_of_a_type_that_cannot_be_trained(make_config):
-    evaluate(make_config('parts', strategy=FSDP2, **{'model.policy.dtype': 'bfloat16'}), 1)
-
-
-@pytest.mark.slow
-def test_scores_of_boxes_by_uneven_processes(tiny_task_config, tmp_path):
-    """The policy's pass over answers, on 5 samples by two processes: those of one process. Where
-    one process has an answer with boxes, the other may have none."""
-    config = tiny_task_config('ovd')
-    config.merge_from_dict({'model.policy.dtype': 'float64',
-                            'model.box_scorer': dict(_delete_=True, type='LikelihoodScorer')})
-    config.test_dataloader.update(
-        batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False, round_up=False))
-    config.test_dataloader.dataset.num_samples = 5
-    found = []
-    for name, processes, strategy in (('one', 1, None), ('parts', 2, FSDP2)):
-        config.work_dir, config.strategy = str(tmp_path / name), strategy
-        config.test_evaluator = dict(type='DetectionMetric', out_file=f'{config.work_dir}.jsonl')
-        evaluate(config, processes)
-        rows = list(read_jsonl(f'{config.work_dir}.jsonl'))
-        found.append([value for row in rows for values in (
-            *row['boxes'], row['scores'], *row['features'].values()) for value in values])
-    assert len(found[0]) > 40 and found[1] == pytest.approx(found[0], rel=1e-9)
 
 
 @pytest.mark.slow
