@@ -51,7 +51,7 @@ def test_arms_differ_only_in_turns_and_prompt_and_options_exist(launcher, tmp_pa
     for config in (one, two):
         config.model.conversation.pop('max_turns')
         config.model.policy.pop('prompt_template')
-    assert one == two
+    assert one.to_dict() == two.to_dict()
     options = launcher.calls[0][launcher.calls[0].index('--cfg-options') + 1:]
     for option in options:
         *keys, last = option.split('=')[0].split('.')

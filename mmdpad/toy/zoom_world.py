@@ -64,7 +64,7 @@ def place_card(rng: np.random.Generator,
     x, y = (GRID * int(rng.integers(_MARGIN, end // GRID - _MARGIN - side // GRID)) for end, side in
             zip(TINY_IMAGE_SIZE, (width, height), strict=True))
     gray = float(rng.uniform(*_GRAY))
-    image = cv2.add(_table(), (gray, gray, gray, 0.0))
+    image = cv2.add(_table(), np.array([gray, gray, gray, 0.0]))
     image[y:y + height, x:x + width] = card
     objects = _moved(scene.objects, [place.round() + (x, y) for place in places])
     return Scene(image, objects, scene.question), (x, y, x + width, y + height)
