@@ -94,7 +94,7 @@ def rollout_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str,
 
 def repeated_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
     """What the later turns of conversations repeat in a rollout: the prefill of everything before
-    the last reply. A vision tower that is not trained encodes an image once."""
+    the last reply."""
     text = vision = 0
     adapter = shape.measurements.adapter(setup.lora_rank) if setup.lora_rank else None
     for number in range(2, work.turns + 1):
@@ -104,7 +104,7 @@ def repeated_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str
                         reply_images=turn.reply_images - work.reply_images / (work.turns - 1))
         text += text_flops(shape, again.tokens, again.prefix_pairs)
         text += 0 if adapter is None else 2 * (adapter.per_token * again.tokens + adapter.per_pass)
-        vision += 0 if setup.vision_is_fixed else image_flops(shape, again.all_images)
+        vision += 0 if setup.rollout_encodes_once else image_flops(shape, again.all_images)
     return dict(text=text, head=0, vision=vision)
 
 
@@ -121,7 +121,7 @@ def step_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, di
         passes['rollout'] = rollout_flops(shape, setup, work)
         if work.turns > 1 and not setup.keeps_turns:
             passes[ROLLOUT[1]] = repeated_flops(shape, setup, work)
-        encoded = setup.vision_is_fixed and setup.rollout == 'shared'
+        encoded = setup.rollout_encodes_once
     if setup.kept_log_probs:
         passes['old log-probs'] = dict(
             text=forward['text'] + adapter_flops(shape, setup, work), head=forward['head'],

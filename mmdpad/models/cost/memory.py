@@ -252,9 +252,10 @@ def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
     turns = {work.turn(1): work.turn(1).all_images}
     if work.turns > 1 and not setup.keeps_turns:
         last = work.turn(work.turns)
-        # A tower that is not trained has encoded the images of earlier turns.
-        turns[last] = {image: count / (work.turns - 1) for image, count in
-                       work.all_reply_images.items()} if setup.vision_is_fixed else last.all_images
+        turns[last] = last.all_images
+        if setup.rollout_encodes_once:  # in earlier turns, all but the last replies
+            turns[last] = {image: count / (work.turns - 1)
+                           for image, count in work.all_reply_images.items()}
     return {'bfloat16 copies of weights': cast_bytes(shape, setup), **_largest(
         [moment for turn, images in turns.items()
          for moment in _turn_moments(shape, setup, turn, images)])}

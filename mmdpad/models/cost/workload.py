@@ -220,6 +220,12 @@ class Setup:
         """Whether the vision tower is not trained."""
         return self.freeze_vision or self.lora_rank > 0
 
+    @property
+    def rollout_encodes_once(self) -> bool:
+        """Whether the turns of a rollout, and the passes after it, share what the vision tower made
+        of an image; transformers' own generation encodes all images of a prompt."""
+        return self.vision_is_fixed and self.rollout == 'shared'
+
 
 def groups_in_pass(budget: int | None, prompts: int, group_tokens: int) -> int:
     """How many groups the loop passes to the policy at once, at least one.

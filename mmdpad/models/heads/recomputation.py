@@ -122,8 +122,9 @@ def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, shares_prompts: bo
     """The workload of a pass, with the mean lengths of its prompts and responses, or, where prompts
     are repeated, with those that all are padded to."""
     seen = [reply for own in replies for reply in own]
-    largest, largest_reply = (max(some, key=lambda one: one.pixel_values.numel(), default=None)
-                              for some in (prompts, seen))
+    image, *reply_image = (
+        ImageInputs.of(max(some, key=lambda one: one.pixel_values.numel()))
+        for some in (prompts, seen) if some)
     lengths, sizes = [len(prompt) for prompt in prompts], response_lengths(mask).tolist()
     if shares_prompts:
         prompt, response = (math.ceil(sum(x) / len(x)) for x in (lengths, sizes))
@@ -131,9 +132,9 @@ def _workload(prompts: Sequence[EncodedPrompt], mask: Tensor, shares_prompts: bo
         prompt, response = max(lengths), mask.shape[1]
     replied = math.floor((sum(sizes) - int(mask.sum())) / len(mask))
     return Workload(len(prompts), len(mask) // len(prompts), prompt, response - replied,
-                    ImageInputs.of(largest), shares_prompts, longest=max(sizes),
+                    image, shares_prompts, longest=max(sizes),
                     reply_tokens=replied, reply_images=len(seen) / len(mask),
-                    reply_image=largest_reply and ImageInputs.of(largest_reply))
+                    reply_image=reply_image[0] if seen else None)
 
 
 def keep(model: Any, kept: Kept, lora_rank: int = 0) -> None:

@@ -246,9 +246,8 @@ def test_the_last_turn_of_conversations_may_hold_the_most(head):
     assert rollout_memory(shape, Setup(freeze_vision=True), work)['prefill'] <= last['prefill']
 
 
-@pytest.mark.parametrize('fixed', [False, True])
-def test_a_rollout_of_conversations_holds_what_was_measured(fixed, tmp_path, monkeypatch):
-    model = segmentor(tiny_policy(tmp_path), dict(freeze_vision=fixed), group_size=8)
+def test_a_rollout_of_conversations_holds_what_was_measured(tmp_path, monkeypatch):
+    model = segmentor(tiny_policy(tmp_path), group_size=8)
     batch, work = synthetic_conversations(model, 112, prompts=1, group_size=8, length=20)
     head, image = model.policy, torch.zeros(3, 112, 112, dtype=torch.uint8)
     head.end_tokens = [511]
@@ -259,7 +258,7 @@ def test_a_rollout_of_conversations_holds_what_was_measured(fixed, tmp_path, mon
     with tracker:
         _, talks = sampler(batch.prompts, [image], [(112, 112)], group_size=8, max_new_tokens=20)
     work = replace(work, reply_tokens=len(talks[0]) - 40)
-    estimate = rollout_memory(shape_of(model), Setup(freeze_vision=fixed), work)
+    estimate = rollout_memory(shape_of(model), Setup(), work)
     weights = sum(p.nbytes for p in model.parameters())
     assert weights + sum(estimate.values()) == pytest.approx(tracker.peak, rel=0.2)
 
