@@ -6,10 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mmdpad.geometry.crops import Crop
+from typing import Any
 
 ENDINGS = ('answer', 'length', 'turns', 'tokens')
 """How a conversation ends: with a turn without a call; with one that the length limit cut off; with
@@ -22,14 +19,15 @@ class ConversationRecord:
 
     Attributes:
         texts: What the policy wrote, turn by turn.
-        crops: What the images showed that it was shown after calls, in order.
+        crops: What the images showed that it was shown after calls, in order: each a
+            :class:`mmdpad.geometry.crops.Crop`.
         bad_calls: Reasons of calls that could not be used (:data:`mmdpad.prompts.zoom.BAD_CALLS`).
         ended_by: One of :data:`ENDINGS`.
         masks: How many times its mask was drawn for it.
     """
 
     texts: tuple[str, ...]
-    crops: tuple[Crop, ...]
+    crops: tuple[Any, ...]
     bad_calls: tuple[str, ...]
     ended_by: str
     masks: int = 0
