@@ -62,8 +62,9 @@ def format_objects_response(think: str, objects: Sequence[tuple[Any, ...]], capt
         objects: Box and points of each object, of which only the first is written, and optionally
             its negative points. An empty list means "no target".
     """
-    return _response(think, [_entry(OBJECTS_KEYS, *(*item, ())[:3], coordinates)
-                             for item in objects], caption)
+    return _response(think, [
+        _entry(OBJECTS_KEYS, box, points, negatives[0] if negatives else (), coordinates)
+        for box, points, *negatives in objects], caption)
 
 
 def format_detections(think: str,

@@ -206,7 +206,7 @@ def describe_maker(model: ReasoningSegmentor, fp16: bool) -> dict[str, Any]:
     elif model.conversations is not None and model.decoder is not None:  # which may draw masks
         maker |= dict(decoder=[type(model.decoder).__name__, getattr(model.decoder, 'variant', '')],
                       decode_in_crop=model.decode_in_crop)
-    if 'decoder' in maker:
+    if 'decoder' in maker and model.decoder is not None:
         maker['decoder_weights'] = known.get('decoder') or digest_weights(model.decoder)
     return jsonable(maker)
 

@@ -87,7 +87,7 @@ class DetectorDecoder(PromptedDecoder):
         self.freeze()
 
     def segment(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
-                *negatives: np.ndarray) -> tuple[Tensor, Tensor]:
+                negatives: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """See :class:`PromptedDecoder`. Both ends of a box are inclusive, and the scores are the
         detector's confidence in the chosen instance, in [0, 1] (0 with an empty mask).
 
@@ -97,7 +97,8 @@ class DetectorDecoder(PromptedDecoder):
         masks = torch.zeros(len(boxes), *image.shape[:2], dtype=torch.bool, device=self.device)
         scores = torch.zeros(len(boxes), device=self.device)
         (found, ) = self.feature_cache.lookup([image], self._detect)
-        for row, match in enumerate(match_instances(found, boxes, points, *negatives)):
+        for row, match in enumerate(match_instances(
+                found, boxes, points, () if negatives is None else negatives)):
             if (match > 0).any():
                 best = match.argmax()  # the first of equal ones, which is the most confident
                 masks[row], scores[row] = found.masks[best], found.scores[best]

@@ -72,7 +72,7 @@ def instance_ious(found: Instances, boxes: np.ndarray) -> np.ndarray:
 
 
 def match_instances(found: Instances, boxes: np.ndarray, points: np.ndarray,
-                    negatives: Sequence[np.ndarray] = ()) -> np.ndarray:
+                    negatives: Sequence[np.ndarray] | np.ndarray = ()) -> np.ndarray:
     """Score how well each instance matches each requested object: the IoU of their boxes, plus the
     share of the object's points that lie in the instance's mask (each in its nearest pixel), minus
     that of its negative points.

@@ -120,7 +120,7 @@ class PromptedDecoder(FrozenModule, ABC):
 
     @abstractmethod
     def segment(self, image: np.ndarray, boxes: np.ndarray, points: np.ndarray,
-                *negatives: np.ndarray) -> tuple[Tensor, Tensor]:
+                negatives: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`forward`, for N > 0 objects, with checked and clipped boxes and points as
         float64 arrays. Negative points (N, Q, 2) are only given if there are any."""
 

@@ -132,7 +132,7 @@ def find_answers(model: ReasoningSegmentor, inputs: Inputs,
         if (cached := sample.get('cached_response')) is not None:
             images = inputs['image'][row], inputs['model_image'][row]
             record = sampler.replay(read_turns(cached[0]) or [cached[0]], cached[1],
-                                    *map(_shape, images),
+                                    _shape(images[0]), _shape(images[1]),
                                     partial(prepare_mask, model, inputs, data_samples, row))
             found[row] = (record, cached[1], *read_conversation(model, record, *images, sample))
     if missing := [row for row in range(len(data_samples)) if row not in found]:
