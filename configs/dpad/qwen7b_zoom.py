@@ -8,7 +8,7 @@
 _base_ = ['./qwen7b_reasonseg.py']
 
 model = dict(
-    policy=dict(prompt_template='zoom'),
+    policy=dict(prompt_template='zoom', max_prompt_tokens=1400),  # the offer takes 40
     # A crop has up to 400 tokens. Two turns of 1,300 tokens and the reply between them fit.
     conversation=dict(max_turns=2, max_tokens=3200, limits=dict(min_side=112)))
 train_cfg = dict(rewards=dict(

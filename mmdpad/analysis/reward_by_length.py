@@ -56,8 +56,8 @@ def length_gaps(rows: Iterable[Mapping[str, Any]], stages: int = 5) -> list[Stag
     """
     if stages < 1:
         raise ValueError(f'`stages` should be at least 1, but got {stages}')
-    groups = [(iteration, [(len((read_parts(row['response'])[0]['think'] or '').split()),
-                            {'total': row['total'], **_scored(row['rewards'])}) for row in lines])
+    groups = [(iteration, [(_words(row), {'total': row['total'], **_scored(row['rewards'])})
+                           for row in lines])
               for (iteration, _), lines in groupby(rows, lambda row: (row['iter'], row['group']))]
     if not groups:
         raise ValueError('`rows` should be lines of a rollout log, but there are none')
@@ -67,6 +67,12 @@ def length_gaps(rows: Iterable[Mapping[str, Any]], stages: int = 5) -> list[Stag
     parts = [_compare(low, high - 1, [group for i, group in groups if low <= i < high])
              for low, high in pairwise(bounds)]
     return [part for part in parts if part.groups]
+
+
+def _words(row: Mapping[str, Any]) -> int:
+    """Words of reasoning, of all turns of a conversation."""
+    turns = (row.get('conversation') or {}).get('turns', [row['response']])
+    return sum(len((read_parts(text)[0]['think'] or '').split()) for text in turns)
 
 
 def _scored(rewards: Mapping[str, float | None]) -> dict[str, float]:

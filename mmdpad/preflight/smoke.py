@@ -165,6 +165,9 @@ def _cut(config: Config, notes: Notes) -> None:
         for key in ('group_size', 'num_samples'):
             if (sampling.get(key) or 0) > _GROUP:
                 _set(sampling, f'model.{name}', notes, **{key: _GROUP})
+    talk = config.model.get('conversation') or {}
+    if talk.get('max_tokens', _TOKENS) < _TOKENS:
+        _set(talk, 'model.conversation', notes, max_tokens=_TOKENS)
     for node in find_nodes(config):
         if node.is_kind(Resize) and 'scale' in node.entry:
             _set(node.entry, node.path, notes, scale=_IMAGE)

@@ -9,15 +9,13 @@ an answer, which shows its mask. Coordinates always refer to the image that was 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmdpad.geometry.coordinates import round_coordinate
 from mmdpad.structures.reasoning_output import Box
 
 from .parser import after_reasoning, load_json, read_numbers
-from .template import MASK_TAGS, TEMPLATES, ZOOM_TAGS
+from .template import MASK_TAGS, TEMPLATES, ZOOM_TAGS, format_zoom
 
 BAD_CALLS = {
     'several_calls': 'a turn should have one call',
@@ -69,8 +67,7 @@ def format_call(think: str, box: Sequence[float], coordinates: str = 'pixels') -
         box: (x1, y1, x2, y2) in the policy's coordinates, of the image shown last.
         coordinates: Those coordinates, as in :func:`mmdpad.prompts.format_response`.
     """
-    values = [round_coordinate(value, coordinates) for value in box]
-    return f'<think>{think}</think>\n{json.dumps(values).join(ZOOM_TAGS)}'
+    return f'<think>{think}</think>\n{format_zoom(box, coordinates)}'
 
 
 def read_turn(text: str) -> Zoom | ShowMask | BadCall | None:

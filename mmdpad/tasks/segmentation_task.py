@@ -30,7 +30,7 @@ class SegmentationTask(Task):
             says.
         negative_points: Objects may have points that are not of them, which the mask decoder gets
             as such, see :func:`mmdpad.prompts.parse_response`. The prompt has to ask for them, as
-            the template 'negative_points' does.
+            the template 'negative_points' does, which implies it.
     """
 
     decodes_masks = True
@@ -44,7 +44,7 @@ class SegmentationTask(Task):
         self.several_objects = several_objects
         self.max_objects = max_objects
         self.reference_compatible = reference_compatible
-        if negative_points:  # only then a setting that result files name
+        if negative_points or template == 'negative_points':  # only then in result files
             self.negative_points = True
 
     def parse(self, text: str) -> Parsed:

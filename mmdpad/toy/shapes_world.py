@@ -209,7 +209,7 @@ def draw_scene(rng: np.random.Generator, world: str = 'plain') -> Scene:
     questions: list[Question] = []
     while not questions:
         count = int(rng.integers(style.num_objects[0], style.num_objects[1] + 1))
-        objects = place_objects(rng, width, height, count, style)
+        objects = _place_objects(rng, width, height, count, style)
         questions = ask(objects, width, height)
     kinds = sorted({question.kind for question in questions})
     kind = kinds[rng.integers(len(kinds))]
@@ -353,7 +353,7 @@ def _outline(shape: str, radius: float, tilt: float) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def place_objects(rng, width: int, height: int, count: int,
+def _place_objects(rng, width: int, height: int, count: int,
                    style: World) -> tuple[ShapeObject, ...]:
     """Place objects without overlap, no two equal in all three attributes, from left to right."""
     scale = np.sqrt(width * height / 112.0**2)

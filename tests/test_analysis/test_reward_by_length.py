@@ -31,6 +31,13 @@ def test_by_hand():
                               total=(1.25, pytest.approx(0.75)))
 
 
+def test_all_turns_of_a_conversation_count():
+    row, = lines(1, (5, 0, 0))
+    talk = dict(row, conversation=dict(turns=[respond(40), respond(5)]))
+    stage, = length_gaps([talk, *lines(1, (20, 1, 0))], 1)
+    assert stage.words == [45, 20] and stage.gaps['box'][0] == -1
+
+
 def test_responses_of_mean_length_and_equal_groups_say_nothing():
     rows = lines(3, (1, 1, 0), (2, 9, 9), (3, 0, 0)) + lines(3, (5, 1, 1), (5, 0, 0), group=1)
     stage, = length_gaps(rows, 1)

@@ -50,6 +50,11 @@ def test_without_them_everything_is_as_if_there_were_no_such_key():
         TASK.compose('so', [PLAIN], 'a cup'))
 
 
+def test_its_own_template_switches_them_on():
+    task = SegmentationTask(template='negative_points')
+    assert task.parse(EXAMPLES['negative_points']).objects[0].negative_points
+
+
 def test_result_files_name_them_only_where_they_are_used():
     other, plain = SegmentationTask(several_objects=True), SegmentationTask()
     assert describe_tasks(dict(a=TASK)) == dict(

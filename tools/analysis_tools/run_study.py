@@ -75,6 +75,8 @@ class Arm:
 class Run:
     """One arm with one seed, in a separate folder."""
 
+    metrics = METRICS
+
     def __init__(self, arm: Arm, seed: int, work_dir: Path) -> None:
         self.arm, self.seed = arm, seed
         self.folder = work_dir / arm.name / f'seed_{seed}'
@@ -108,7 +110,7 @@ class Run:
 
     def evaluate(self, mode: str, *checkpoint: str) -> None:
         """Evaluate on all test sets; ``<mode>.json`` exists only once the lines do, too."""
-        lines = [self.folder / f'{mode}.{name}.jsonl' for name in METRICS]
+        lines = [self.folder / f'{mode}.{name}.jsonl' for name in self.metrics]
         for stale in self.folder.glob(f'{mode}.*.json*'):
             stale.unlink()  # left by an evaluation that did not finish
         self._call('tools/test.py', str(self.arm.config), *checkpoint,

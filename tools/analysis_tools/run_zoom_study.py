@@ -19,12 +19,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from run_study import MODES, ROOT, Arm, Run, work_off, write_tables
+from run_study import METRICS, MODES, ROOT, Arm, Run, work_off, write_tables
 
 CONFIGS = dict(one_look='tiny_shapes_one_look', zoom='tiny_shapes_zoom')
 """Arm -> its config."""
 DATA = Path('data/tiny_shapes')
-SCENES = dict(train=800, val=96, test=192)
+SCENES = dict(train=800)
 MARKERS = '<!-- zoom study -->', '<!-- /zoom study -->'
 """Between them a page has the tables."""
 PICTURES = 6
@@ -49,6 +49,8 @@ class ZoomArm(Arm):
 class ZoomRun(Run):
     """One arm with one seed."""
 
+    metrics = METRICS[:2]
+
     @property
     def modes(self) -> list[str]:
         """The greedy answers of a start policy do not depend on the seed."""
@@ -60,17 +62,8 @@ class ZoomRun(Run):
 
     def evaluate(self, mode: str, *checkpoint: str) -> None:
         """Evaluate on the test scenes; ``<mode>.json`` exists only once the lines do, too."""
-        if mode not in self.modes:
-            return
-        for stale in self.folder.glob(f'{mode}.*.json*'):
-            stale.unlink()  # left by an evaluation that did not finish
-        self._call('tools/test.py', str(self.arm.config), *checkpoint,
-                   '--work-dir', str(self.folder / 'test'),
-                   '--out', str(self.folder / f'{mode}.json'), '--cfg-options',
-                   f'model.test_cfg.seed={self.seed}',
-                   f'model.test_cfg.temperature={MODES[mode]}',
-                   *(f'test_evaluator.{i}.out_file={self.folder / f"{mode}.{name}.jsonl"}'
-                     for i, name in enumerate(('samples', 'rewards'))))
+        if mode in self.modes:
+            super().evaluate(mode, *checkpoint)
 
 
 def score(work_dir: Path) -> None:

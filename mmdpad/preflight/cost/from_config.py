@@ -371,7 +371,9 @@ def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     decoder = config['model'].get('decoder')
     if decoder and is_kind(decoder, SAMDecoder, MODELS):
         decodes = any(reward.needs('decoder') for reward in list_rewards(config))
-        costs['SAM'] = sam_cost(decoder, work.prompts * decodes)
+        talk = config['model'].get('conversation') or {}
+        images = work.responses if talk.get('decode_in_crop') else work.prompts
+        costs['SAM'] = sam_cost(decoder, images * decodes)
     return costs
 
 

@@ -129,9 +129,11 @@ def test_the_longest_question_fits_with_the_real_vocabulary(real):
     assert len(LONG.split()) == 100
     for template in TEMPLATES:
         encoder.template = template
+        # docs/rollouts.md says that prompts that offer calls need more than the default.
+        encoder.max_tokens = facts.limit + 100 * template.startswith('zoom')
         prompt = encoder(torch.zeros(3, side, side, dtype=torch.uint8), LONG)
         assert int(prompt.token_types.sum()) == image_tokens
-        assert image_tokens + 250 < len(prompt) <= facts.limit
+        assert image_tokens + 250 < len(prompt) <= encoder.max_tokens
         assert check_prompt_lengths(encoder, [LONG], [(side, side)]) == []
         # The count without an image is that of the encoded prompt.
         encoder.max_tokens = len(prompt) - 1
