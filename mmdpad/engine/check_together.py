@@ -119,10 +119,6 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
             yield from (f'`{one.path}`: {_name(one)} decodes masks with `model.decoder`, '
                         f'which is None; configure one' for one in list_rewards(config)
                         if one.needs('decoder'))
-        if of_ours and answers and config['model'].get('conversation') is None:
-            yield from (f'`{one.path}`: {_name(one)} scores conversations, but '
-                        f'`model.conversation` is None; set it, or leave the term out'
-                        for one in list_rewards(config) if one.needs('conversation'))
         if issubclass(kinds.get('model.policy', object), VLMReasoningHead):
             yield from find_unreached_norms(config)
         yield from _check_metrics(config, nodes)
@@ -138,6 +134,10 @@ def find_clashes(config: Mapping[str, Any], nodes: list[Node], training: bool) -
                f"`model.rollout_engine=dict(type='HFRollout')`")
     if answers:
         yield from find_unsuited(kinds.get('model.decoder'), find_tasks(config['model']))
+        if config['model'].get('conversation') is None:
+            yield from (f'`{node.path}`: {node.kind.__name__} scores conversations, but '
+                        f'`model.conversation` is None; set it, or leave the term out'
+                        for node in nodes if getattr(node.kind, 'needs_conversation', False))
     decoder = kinds.get('model.decoder', ConceptDecoder)
     if model and issubclass(model, ConceptAgent) and not issubclass(decoder, ConceptDecoder):
         yield f'`model.decoder`: {describe_unsuitable(decoder)}'

@@ -57,7 +57,8 @@ class TurnCostReward(_OfConversations):
 @REWARDS.register_module()
 class CropContainsTargetReward(_OfConversations):
     """The share of the target's box that lies in a crop that the policy was shown; the mean over
-    several targets. The answer does not matter.
+    several targets. The answer does not matter, and neither does the size of the crop: all of the
+    image earns 1, so a large weight teaches calls that show nothing new.
 
     Args:
         crop: 'last' for the crop that was shown last, 'any' for the one that contains most.

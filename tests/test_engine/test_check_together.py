@@ -74,6 +74,14 @@ def test_terms_about_conversations_need_them(tiny_config):
     assert check_config(tiny_config).problems == []
 
 
+def test_terms_of_a_metric_about_conversations_need_them(tiny_config):
+    tiny_config.val_evaluator = dict(type='RewardMetric', rewards=dict(
+        crop=dict(type='CropContainsTargetReward')))
+    assert ('`val_evaluator.rewards.crop`: CropContainsTargetReward scores conversations, but '
+            '`model.conversation` is None; set it, or leave the term out'
+            ) in check_config(tiny_config).problems
+
+
 @pytest.mark.parametrize('key, value, told', [
     ('custom_hooks', [dict(type=MaskRewardHook)],
      '`custom_hooks.0`: MaskRewardHook decodes masks with `model.decoder`, which is None'),

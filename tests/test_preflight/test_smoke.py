@@ -104,7 +104,9 @@ def test_every_config_passes(path, smoke_config):
                     if name in config.train_cfg.rewards)
         rewards, norms = (runner.message_hub.get_scalar(f'train/{name}').data[0]
                           for name in (f'reward/{name}', 'grad_norm'))
-        assert max(rewards) == pytest.approx(0.5) or (
+        # The IoU itself, of a box in whole pixels of the model image, is a little below 1.
+        is_share = config.train_cfg.rewards[name].get('threshold', 0.5) is None
+        assert max(rewards) == pytest.approx(0.5, abs=0.03 if is_share else 1e-6) or (
             'grefcoco' in path.stem or 'ovd' in path.stem)
         assert max(rewards) > 0 and max(norms) > 0
 

@@ -75,7 +75,10 @@ def save_rollout(rollout: RolloutBatch, path: str) -> None:
     """Save the plain data of a rollout, for ``torch.load(path, weights_only=True)``: tensors, texts
     and, as ``samples``, the plain metainfo of each prompt's sample."""
     content = {item.name: getattr(rollout, item.name) for item in fields(rollout)
-               if item.name not in ('data_samples', 'parsed', 'prompts', 'replies', 'loss_scale')}
+               if item.name not in ('data_samples', 'parsed', 'prompts', 'replies',
+                                    'conversations', 'loss_scale')}
+    content['conversations'] = rollout.conversations and [
+        record.describe() for record in rollout.conversations]
     content['samples'] = [{name: value for name, value in sample.metainfo.items()
                            if isinstance(value, (str, int, float, tuple))}
                           for sample in rollout.data_samples]

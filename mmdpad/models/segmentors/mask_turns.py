@@ -53,7 +53,9 @@ def prepare_mask(model: ReasoningSegmentor, inputs: Inputs, data_samples: Sequen
 
     def draw() -> Tensor:
         window = crop.box if model.decode_in_crop else None
-        masks = model.decode_masks(found.objects, image, model_shape, window=window).masks
+        # Not in the precision of a rollout (AMP), as the answer's mask and rewards are not.
+        with torch.autocast(model.policy.device.type, enabled=False):
+            masks = model.decode_masks(found.objects, image, model_shape, window=window).masks
         x1, y1, x2, y2 = crop.box
         return outline(crop.cut(image), union_of(masks)[y1:y2, x1:x2])
 

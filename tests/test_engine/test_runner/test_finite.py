@@ -8,8 +8,21 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import Runner
+from text_readers import rollout_of
 
-from mmdpad.engine.runner.finite import StepRefused, refused_steps
+from mmdpad.engine.runner.finite import StepRefused, refused_steps, save_rollout
+from mmdpad.geometry.crops import Crop
+from mmdpad.structures import ConversationRecord
+
+
+def test_a_saved_batch_of_conversations_is_plain_data(tmp_path):
+    rollout = rollout_of(['a', 'b'], several=False)
+    rollout.conversations = [ConversationRecord((text, ), (Crop((1, 2, 3, 4), (5, 6)), ), (),
+                                                'answer') for text in rollout.texts]
+    save_rollout(rollout, str(tmp_path / 'batch.pth'))
+    found = torch.load(tmp_path / 'batch.pth', weights_only=True)['conversations']
+    assert [(one['turns'], one['crops']) for one in found] == [
+        (['a'], [[1, 2, 3, 4]]), (['b'], [[1, 2, 3, 4]])]
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf'), 3e38])
