@@ -75,11 +75,11 @@ def test_terms_about_conversations_need_them(tiny_config):
 
 
 def test_terms_of_a_metric_about_conversations_need_them(tiny_config):
-    tiny_config.val_evaluator = dict(type='RewardMetric', rewards=dict(
+    tiny_config.test_evaluator = dict(type='RewardMetric', rewards=dict(
         crop=dict(type='CropContainsTargetReward')))
-    assert ('`val_evaluator.rewards.crop`: CropContainsTargetReward scores conversations, but '
+    assert ('`test_evaluator.rewards.crop`: CropContainsTargetReward scores conversations, but '
             '`model.conversation` is None; set it, or leave the term out'
-            ) in check_config(tiny_config).problems
+            ) in check_config(tiny_config, training=False).problems
 
 
 @pytest.mark.parametrize('key, value, told', [

@@ -33,7 +33,7 @@ class DetectorDecoder(PromptedDecoder):
     """A frozen mmdet instance segmentor, whose instances are matched to boxes and points.
 
     It runs once on each image, without knowing the boxes and points. Each requested object then
-    gets the instance with the highest match, in [-1, 2]:
+    gets the instance with the highest match, in [-1, 2]::
 
         match = IoU(requested box, tight box of the instance's mask)
                 + share of the requested points that lie in the instance's mask
