@@ -46,7 +46,7 @@ def segmentor(clock, numbers):
     return SimpleNamespace(
         policy=SimpleNamespace(decode=lambda ids: [chr(row[0]) for row in ids], pad_token=0),
         rollout_engine=SimpleNamespace(stream=stream), encode_prompts=encode,
-        test_cfg=dict(temperature=0.0),
+        test_cfg=dict(temperature=0.0), conversations=None,
         next_responses=lambda stream: next(stream, None))
 
 
