@@ -100,7 +100,8 @@ def test_arms_say_what_they_are_compared_with(run_study, path, tmp_path):
         # One start policy, one data set and as many steps on both sides.
         assert other.model.policy.pretrained == own.model.policy.pretrained
         assert other.train_cfg.max_iters == own.train_cfg.max_iters
-        assert other.train_dataloader == own.train_dataloader
+        for key in ('dataset', 'batch_size'):  # the order of questions may differ
+            assert other.train_dataloader[key] == own.train_dataloader[key]
         assert other.test_dataloader == own.test_dataloader
         assert other.arm.seeds >= own.arm.seeds
 

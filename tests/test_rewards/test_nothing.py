@@ -53,7 +53,8 @@ def reader(term):
 def test_every_rule_term_is_tried():
     assert {term['type'] for term in NAMED.values()} == {
         name for name in REWARDS.module_dict if (kind := REWARDS.get(name)).__module__.startswith(
-            'mmdpad.') and not getattr(kind, 'needs_model', False)}
+            'mmdpad.') and not any(getattr(kind, f'needs_{what}', False)
+                                   for what in ('model', 'conversation'))}
 
 
 @pytest.mark.parametrize('term', TERMS, ids=lambda term: '-'.join(map(str, term.values())))
