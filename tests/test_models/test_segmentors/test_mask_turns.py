@@ -1,7 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """Masks that a policy is shown before it answers."""
 import json
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,10 +32,14 @@ def test_masks_are_outlined():
 
 def prepare(text, crop=WHOLE, task=None, decoder=True, coordinates='pixels'):
     decoder = BoxDecoder() if decoder else None
-    model = SimpleNamespace(decoder=decoder, decode_in_crop=False,
-                            policy=SimpleNamespace(coordinates=coordinates),
-                            task_of=lambda sample: task or SegmentationTask(),
-                            decode_masks=partial(decode_masks, decoder))
+
+    def decode(*args, **kwargs):
+        assert not torch.is_autocast_enabled('cpu')
+        return decode_masks(decoder, *args, **kwargs)
+
+    policy = SimpleNamespace(coordinates=coordinates, device=torch.device('cpu'))
+    model = SimpleNamespace(decoder=decoder, decode_in_crop=False, policy=policy,
+                            task_of=lambda sample: task or SegmentationTask(), decode_masks=decode)
     inputs = dict(image=[None, GRAY], model_image=[None, torch.zeros(3, 112, 112)])
     return prepare_mask(model, inputs, [None, DetDataSample()], 1, crop, text)
 
@@ -49,6 +52,11 @@ def marked(drawn):
     """The outer corners, XYXY, of what is marked in an image."""
     rows, columns = (drawn == torch.tensor(MAGENTA)[:, None, None]).all(0).nonzero().T
     return [int(end) for end in (columns.min(), rows.min(), columns.max(), rows.max())]
+
+
+def test_the_mask_is_that_of_full_precision_also_in_a_rollout():
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert marked(prepare(answer(28, 28, 56, 84))())
 
 
 @pytest.mark.parametrize('coordinates, box', [
