@@ -19,6 +19,7 @@ from typing import Any
 from mmdpad.evaluation.best_of_n import CONSENSUS, SampledAnswers
 from mmdpad.evaluation.measures import Row
 from mmdpad.prompts import normalize_question
+from mmdpad.structures.conversation import turns_of
 from mmdpad.utils import read_jsonl, unique_name
 
 TOTAL, IOU = 'total', 'iou'
@@ -107,9 +108,8 @@ def _find(scores: dict[str, Any], by: str) -> Any:
 
 
 def _response(sample: Row, said: Row, score: float | None) -> ScoredResponse:
-    turns = (said.get('conversation') or {}).get('turns', ())
     fault = ('unusable' if said['failure'] is not None else 'cut off' if said['truncated'] else
-             'of several turns' if len(turns) > 1 else None)
+             'of several turns' if len(turns_of(said)) > 1 else None)
     return ScoredResponse(str(sample['id']), sample['image'], sample['question'],
                           sample.get('task'), said['response'],
                           math.nan if score is None else score, fault)

@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mmdpad.prompts import read_parts
+from mmdpad.structures.conversation import turns_of
 
 Group = Sequence[tuple[int, Mapping[str, float]]]
 """Words of reasoning and rewards, per response."""
@@ -71,8 +72,7 @@ def length_gaps(rows: Iterable[Mapping[str, Any]], stages: int = 5) -> list[Stag
 
 def _words(row: Mapping[str, Any]) -> int:
     """Words of reasoning, of all turns of a conversation."""
-    turns = (row.get('conversation') or {}).get('turns', [row['response']])
-    return sum(len((read_parts(text)[0]['think'] or '').split()) for text in turns)
+    return sum(len((read_parts(text)[0]['think'] or '').split()) for text in turns_of(row))
 
 
 def _scored(rewards: Mapping[str, float | None]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmdpad.evaluation.measures import Row
 from mmdpad.geometry.boxes import box_iou, contained_share, enlarge, outer_edges
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.crops import Crop, CropLimits
 from mmdpad.geometry.targets import box_from_mask
 from mmdpad.models.segmentors.mask_decoding import decode_masks
@@ -73,7 +74,7 @@ def score_answer(row: Row, image: Tensor, target: np.ndarray, decoder: nn.Module
     Returns:
         The sample's ``id`` and all :data:`MEASURES`, shares in [0, 1].
     """
-    shape = (image.shape[-2], image.shape[-1])
+    shape = shape_of(image)
     crops = (row.get('conversation') or {}).get('crops') or []
     truth = box_from_mask(target).tolist()
     scores: Score = dict(
@@ -162,7 +163,7 @@ def draw_conversation(row: Row, image: Tensor, target: np.ndarray, model_image: 
         uint8 (H', W', 3), RGB.
     """
     from mmdpad.geometry.masks import decode_mask
-    shape = (image.shape[-2], image.shape[-1])
+    shape = shape_of(image)
     crops = (row.get('conversation') or {}).get('crops') or []
     limits = CropLimits(min_side=80, size=(_SHOWN, _SHOWN))
     whole = Crop.whole(shape, (_SHOWN, _SHOWN))

@@ -24,6 +24,11 @@ COORDINATES = ('pixels', *_SIDES)
 """Coordinates that a policy may write: pixels of the model image, 0 to 1000, or 0 to 1."""
 
 
+def shape_of(image: Tensor) -> tuple[int, int]:
+    """(height, width) of an image (..., H, W)."""
+    return image.shape[-2], image.shape[-1]
+
+
 def scale_points(points: Tensor, from_shape: tuple[int, int],
                  to_shape: tuple[int, int]) -> Tensor:
     """Convert points between two frames of one image: x' = x * W' / W, y' = y * H' / H.

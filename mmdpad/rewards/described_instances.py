@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmdpad.geometry.boxes import enlarge, overlaps
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.detections import DetectionTruth
 from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
@@ -182,7 +183,7 @@ class _Scene:
         self.prompt = prompt
         self.negatives = negatives
         self._pixels = image
-        self.shape = (image.shape[-2], image.shape[-1])
+        self.shape = shape_of(image)
         self.truth: DetectionTruth | None = None
         self.names = {'': 0}
         if hasattr(sample, 'model_targets'):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdpad.geometry.boxes import Numbers, covered_share, enlarge, overlaps, union_box
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.regions import crop, mask_out
 from mmdpad.registry import REWARDS
 from mmdpad.structures import RolloutBatch
@@ -256,7 +257,7 @@ class DiscriminativeReward:
                        for _ in range(size)]
         if region == 'target':
             return targets
-        shapes = [(image.shape[-2], image.shape[-1]) for image in rollout.model_images
+        shapes = [shape_of(image) for image in rollout.model_images
                   for _ in range(size)]
         boxes = [union_box([item.box for item in parsed.objects if item.box])
                  for parsed in rollout.parsed]

@@ -26,7 +26,7 @@ from mmdpad.geometry.boxes import (
     match_boxes,
     matched_point_distance,
 )
-from mmdpad.geometry.coordinates import convert_answer, scale_pairs
+from mmdpad.geometry.coordinates import convert_answer, scale_pairs, shape_of
 from mmdpad.registry import REWARDS
 from mmdpad.structures import ParseFailure, ReasoningOutput, RolloutBatch
 
@@ -127,7 +127,7 @@ def _mean_over_objects(rollout: RolloutBatch, score: Score, frame: str) -> Tenso
 def to_original_frame(rollout: RolloutBatch) -> list[Callable[[Numbers], tuple[float, ...]]]:
     """For each of B prompts a function that converts numbers x, y, x, y, ... of boxes or points
     from pixels of the model image to pixels of the original image."""
-    return [partial(scale_pairs, from_shape=(image.shape[-2], image.shape[-1]),
+    return [partial(scale_pairs, from_shape=shape_of(image),
                     to_shape=sample.ori_shape)
             for image, sample in zip(rollout.model_images, rollout.data_samples, strict=True)]
 

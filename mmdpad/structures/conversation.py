@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +57,9 @@ def read_turns(response: str) -> list[str] | None:
         return None
     is_list = isinstance(texts, list) and all(isinstance(text, str) for text in texts)
     return texts if is_list else None
+
+
+def turns_of(line: Mapping[str, Any]) -> list[str]:
+    """What the policy wrote, turn by turn, by a line of a rollout log: its only response, if it is
+    not of a conversation (:meth:`ConversationRecord.describe`)."""
+    return line['conversation']['turns'] if line.get('conversation') else [line['response']]

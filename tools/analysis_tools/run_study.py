@@ -86,14 +86,19 @@ class Run:
         return f'{self.arm.name}, seed {self.seed}'
 
     @property
+    def modes(self) -> list[str]:
+        """Names of the evaluations, some of `MODES`."""
+        return list(MODES)
+
+    @property
     def is_done(self) -> bool:
-        return all((self.folder / f'{mode}.json').exists() for mode in MODES)
+        return all((self.folder / f'{mode}.json').exists() for mode in self.modes)
 
     def __call__(self) -> float:
         """Do the remaining steps; return the seconds they took."""
         start = time.perf_counter()
         checkpoint = [self.train()] if self.arm.trained else []
-        for mode in MODES:
+        for mode in self.modes:
             if not (self.folder / f'{mode}.json').exists():
                 self.evaluate(mode, *checkpoint)
         return time.perf_counter() - start

@@ -24,7 +24,7 @@ from run_study import METRICS, MODES, ROOT, Arm, Run, work_off, write_tables
 CONFIGS = dict(one_look='tiny_shapes_one_look', zoom='tiny_shapes_zoom')
 """Arm -> its config."""
 DATA = Path('data/tiny_shapes')
-SCENES = dict(train=800)
+TRAIN_SCENES = 800
 MARKERS = '<!-- zoom study -->', '<!-- /zoom study -->'
 """Between them a page has the tables."""
 PICTURES = 6
@@ -55,15 +55,6 @@ class ZoomRun(Run):
     def modes(self) -> list[str]:
         """The greedy answers of a start policy do not depend on the seed."""
         return [mode for mode in MODES if self.arm.trained or mode != 'greedy' or not self.seed]
-
-    @property
-    def is_done(self) -> bool:
-        return all((self.folder / f'{mode}.json').exists() for mode in self.modes)
-
-    def evaluate(self, mode: str, *checkpoint: str) -> None:
-        """Evaluate on the test scenes; ``<mode>.json`` exists only once the lines do, too."""
-        if mode in self.modes:
-            super().evaluate(mode, *checkpoint)
 
 
 def score(work_dir: Path) -> None:
@@ -124,8 +115,7 @@ def main() -> None:
         parser.error(f'`--jobs` and `--seeds` should be at least 1, but got {args.jobs} and '
                      f'{args.seeds}')
     subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/shapes_world.py', DATA,
-                    '--world', 'tiny', *(part for split, count in SCENES.items()
-                                         for part in (f'--{split}', str(count)))], check=True)
+                    '--world', 'tiny', '--train', str(TRAIN_SCENES)], check=True)
     arms = [ZoomArm.of(name, trained) for trained in (False, True) for name in CONFIGS]
     runs = [ZoomRun(arm, seed, args.work_dir) for seed in range(args.seeds) for arm in arms]
     failed = work_off([run for run in runs if not run.is_done], len(runs), args.jobs)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.crops import Crop, CropLimits
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
@@ -156,7 +157,7 @@ class ConversationSampler:
                              f'= {max_new_tokens} of one turn, but got {self.max_tokens}; raise it')
         numbers = range(len(prompts)) if prompt_numbers is None else prompt_numbers
         seeds = (seed, ) if isinstance(seed, int) else tuple(seed)
-        talks = [Conversation(prompt, [Crop.whole(_shape(image), shape)],
+        talks = [Conversation(prompt, [Crop.whole(shape_of(image), shape)],
                               prepare_mask and partial(prepare_mask, number))
                  for number, (prompt, image, shape) in enumerate(
                      zip(prompts, images, model_shapes, strict=True))
@@ -198,7 +199,7 @@ class ConversationSampler:
         """Reply to the last turns of conversations, or end them."""
         replies = []
         for talk, image, cut_off in zip(talks, images, truncated, strict=True):
-            found = self.look(talk.texts[-1], talk.crops[-1], _shape(image), talk.prepare_mask)
+            found = self.look(talk.texts[-1], talk.crops[-1], shape_of(image), talk.prepare_mask)
             if isinstance(found, BadCall):
                 talk.bad_calls.append(found.reason)
             talk.ended_by = _ending(found, cut_off, not turns_left)
@@ -301,8 +302,3 @@ def _ending(found: Found, cut_off: bool, is_last: bool) -> str:
     if found is None:
         return 'length' if cut_off else 'answer'
     return 'tokens' if cut_off else 'turns' if is_last else ''
-
-
-def _shape(image: Tensor) -> tuple[int, int]:
-    """(height, width)."""
-    return image.shape[-2], image.shape[-1]

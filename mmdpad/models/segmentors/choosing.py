@@ -12,6 +12,7 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.mask_iou import pairwise_iou, union_of
 from mmdpad.models.non_finite import naming_samples
 from mmdpad.models.scorers.box_scorer import as_plain
@@ -174,7 +175,7 @@ def _decode(model: ReasoningSegmentor, inputs: Inputs, row: int, sample: DetData
             drawn: Sequence[Drawn], num_samples: int) -> list[Candidate]:
     """Parse the responses to a question, and decode their masks."""
     model_image, image = inputs['model_image'][row], inputs['image'][row]
-    shape, model_shape = ((one.shape[-2], one.shape[-1]) for one in (image, model_image))
+    shape, model_shape = shape_of(image), shape_of(model_image)
     parsed = [model._read(one.response, model_image, sample)[0] for one in drawn]
     usable = [() if isinstance(own, ParseFailure) else own.objects for own in parsed]
     found: list[tuple[InstanceData, int]]

@@ -12,6 +12,7 @@ from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.crops import Crop
 from mmdpad.models.rollouts.conversations import Conversation, ConversationSampler
 from mmdpad.models.rollouts.sampling import Responses
@@ -76,7 +77,7 @@ def converse(model: ReasoningSegmentor, prompts: Sequence[Any], inputs: Inputs,
                          'as `image`, as `PackReasoningInputs` gives them, but got only '
                          f'{sorted(inputs)}')
     return model.conversations(
-        prompts, inputs['image'], [_shape(image) for image in inputs['model_image']],
+        prompts, inputs['image'], [shape_of(image) for image in inputs['model_image']],
         prepare_mask=partial(prepare_mask, model, inputs, data_samples), **sampling)
 
 
@@ -96,7 +97,7 @@ def read_conversation(model: ReasoningSegmentor, record: ConversationRecord, ima
     parsed = [model.task_of(sample).parse(text) for text in record.texts]
     counts = [model.policy.count_tokens(turn.think) for turn in parsed]
     known = [count for count in counts if count is not None]
-    shape, model_shape = _shape(image), _shape(model_image)
+    shape, model_shape = shape_of(image), shape_of(model_image)
     crop = record.crops[-1] if record.crops else Crop.whole(shape, model_shape)
     return (crop.answer_to_model_frame(parsed[-1], model.policy.coordinates, shape, model_shape),
             sum(known) if known else None)
@@ -132,7 +133,7 @@ def find_answers(model: ReasoningSegmentor, inputs: Inputs,
         if (cached := sample.get('cached_response')) is not None:
             images = inputs['image'][row], inputs['model_image'][row]
             record = sampler.replay(read_turns(cached[0]) or [cached[0]], cached[1],
-                                    _shape(images[0]), _shape(images[1]),
+                                    shape_of(images[0]), shape_of(images[1]),
                                     partial(prepare_mask, model, inputs, data_samples, row))
             found[row] = (record, cached[1], *read_conversation(model, record, *images, sample))
     if missing := [row for row in range(len(data_samples)) if row not in found]:
@@ -145,8 +146,3 @@ def find_answers(model: ReasoningSegmentor, inputs: Inputs,
     return [dict(response=record.response, truncated=truncated, response_ids=None, parsed=parsed,
                  reasoning_tokens=count, conversation=record)
             for _, (record, truncated, parsed, count) in sorted(found.items())]
-
-
-def _shape(image: Tensor) -> tuple[int, int]:
-    """(height, width)."""
-    return image.shape[-2], image.shape[-1]

@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdpad.geometry.boxes import overlaps, union_box
-from mmdpad.geometry.coordinates import scale_boxes, scale_points
+from mmdpad.geometry.coordinates import scale_boxes, scale_points, shape_of
 from mmdpad.models.decoders import ConceptDecoder
 from mmdpad.structures import AnsweredObject
 from mmdpad.tasks import Task
@@ -93,7 +93,7 @@ def decode_group(decoder: nn.Module | None, answers: Sequence[Answer], image: Te
     """
     if decoder is None:
         raise RuntimeError('`model.decoder` should be a mask decoder, but got None; configure one')
-    shape = (image.shape[-2], image.shape[-1])
+    shape = shape_of(image)
     places = [_place(objects, shape, model_shape) for objects, _ in answers]
     rows_of: dict[Window, list[int]] = {}
     for row, place in enumerate(places):
@@ -145,7 +145,7 @@ def _decode(decoder: nn.Module, places: Sequence[_Place], captions: Sequence[str
         together = decoder(pixels, all_.boxes, all_.points, **all_.excluded)
         counts = [len(place.boxes) for place in places]
         found = [*zip(*(values.split(counts) for values in together), strict=True)]
-    return [_instances(place, *own, shape=(image.shape[-2], image.shape[-1]), seen=seen)
+    return [_instances(place, *own, shape=shape_of(image), seen=seen)
             for place, own in zip(places, found, strict=True)]
 
 

@@ -12,6 +12,7 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.crops import Crop
 from mmdpad.geometry.mask_iou import union_of
 from mmdpad.prompts.zoom import BadCall
@@ -47,8 +48,7 @@ def prepare_mask(model: ReasoningSegmentor, inputs: Inputs, data_samples: Sequen
     if isinstance(answer, ParseFailure):
         return BadCall('bad_mask')
     image = inputs['image'][row]
-    shape, model_shape = ((one.shape[-2], one.shape[-1])
-                          for one in (image, inputs['model_image'][row]))
+    shape, model_shape = shape_of(image), shape_of(inputs['model_image'][row])
     found = crop.answer_to_model_frame(answer, model.policy.coordinates, shape, model_shape)
 
     def draw() -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmdet.structures import DetDataSample
 
+from mmdpad.geometry.coordinates import shape_of
 from mmdpad.structures import ParseFailure
 
 from . import conversing
@@ -39,7 +40,7 @@ def predict(model: ReasoningSegmentor, inputs: Inputs,
         decoded = answer.pop('instances', None)
         if not model.task_of(sample).decodes_masks:
             sample.pred_instances, answer['invented'] = box_instances(
-                usable, sample, (image.shape[-2], image.shape[-1]), (height, width), scored[row])
+                usable, sample, shape_of(image), (height, width), scored[row])
         elif decoded is not None:
             sample.pred_instances = decoded
         else:
