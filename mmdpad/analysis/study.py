@@ -29,12 +29,15 @@ from mmdpad.evaluation.measures import Measure, Row
 from mmdpad.evaluation.pairing import Key, number_samples, show_keys
 from mmdpad.evaluation.segmentation_summary import MEASURES as OF_ANSWERS
 from mmdpad.utils import read_jsonl, training_logs
+from mmdpad.visualization.curves import read_scalars
 
 from .seeds import seeds_and_scenes_interval, t_interval
 
 SETS, ALL = ('few', 'many', 'look_alikes', 'shifted'), 'all'
 MODES, START, GROUPS = ('sampled', 'greedy'), 'start', ('main', 'control', 'other')
 REASONING, LENGTH_CHANGE = 'reasoning_tokens', 'reasoning_tokens_percent'
+NO_SIGNAL = 'frac_reward_zero_std'
+"""Name in a training log of the share of groups whose rewards are all equal."""
 TWO_LEVEL = ('giou', 'ciou', REASONING, LENGTH_CHANGE)
 """Differences that also get an interval over seeds and scenes."""
 
@@ -66,7 +69,7 @@ _FEW_CAPTIONS = 0.05
 TITLES = dict(giou='gIoU', ciou='cIoU', reasoning_tokens='reasoning, tokens',
               caption_tokens='caption, tokens', specificity='specific, %', rank='rank',
               margin='margin', ranked='ranked, %', failures='failures, %',
-              reasoning_tokens_percent='reasoning, %')
+              reasoning_tokens_percent='reasoning, %', no_signal='groups without signal, %')
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,15 @@ class Arm:
         name: The folder's name.
         about: ``title``, ``seeds``, ``compare_with`` and ``group`` from its ``arm.json``.
         answers: mode -> seed -> the answers of the run, for complete runs.
+        no_signal: seed -> the mean of :data:`NO_SIGNAL` over the training, in percent, for runs
+            that are complete in a mode and whose logs have it.
         missing: A sentence for each excluded run, with the reason.
     """
     name: str
     about: dict[str, Any]
     answers: dict[str, dict[int, Answers]] = field(
         default_factory=lambda: {mode: {} for mode in MODES})
+    no_signal: dict[int, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -198,6 +204,11 @@ def read_arm(folder: Path) -> Arm:
                 arm.missing.append(f'{arm.name}/seed_{seed}, {mode}: no {", ".join(lacks)}')
             else:
                 arm.answers[mode][seed] = read_answers(run, mode)
+        if any(seed in by_seed for by_seed in arm.answers.values()):
+            _, shares = read_scalars(*map(str, training_logs(run / 'train'))).get(
+                NO_SIGNAL, ([], []))
+            if shares:
+                arm.no_signal[seed] = 100 * float(np.mean(shares))
     if len(runs) < arm.about['seeds']:
         arm.missing.append(f'{arm.name}: {arm.about["seeds"] - len(runs)} of {arm.about["seeds"]} '
                            f'seeds have no folder')
@@ -258,6 +269,7 @@ def describe_arm(folder: Path, arm: Arm, sets: Sequence[str]) -> dict[str, Any]:
         complete={mode: list(by_seed) for mode, by_seed in arm.answers.items()},
         logs={seed: [str(path.relative_to(folder)) for path in
                      training_logs(folder / arm.name / f'seed_{seed}/train')] for seed in seeds},
+        no_signal=dict(t_interval(list(arm.no_signal.values())), values=arm.no_signal),
         numbers={mode: {name: _over_seeds(by_seed, name) for name in sets}
                  for mode, by_seed in arm.answers.items()})
 
@@ -271,7 +283,11 @@ def compare_arms(reference: Arm, arm: Arm, sets: Sequence[str]) -> dict[str, Any
         numbers[mode] = {name: paired_over_seeds(
             [before[seed].part(name) for seed in seeds[mode]],
             [after[seed].part(name) for seed in seeds[mode]]) for name in sets}
-    return dict(arm=arm.name, reference=reference.name, seeds=seeds, numbers=numbers)
+    no_signal = t_interval([share - reference.no_signal[seed]
+                            for seed, share in arm.no_signal.items()
+                            if seed in reference.no_signal])
+    return dict(arm=arm.name, reference=reference.name, seeds=seeds, numbers=numbers,
+                no_signal=no_signal)
 
 
 def paired_over_seeds(before: Sequence[tuple[np.ndarray, np.ndarray]],

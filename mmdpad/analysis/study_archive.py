@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 from mmdpad.utils import read_jsonl
 from mmdpad.utils.files import atomic_file
 
-from .study import KINDS, MODES
+from .study import KINDS, MODES, NO_SIGNAL
 
-CURVES = ('step', 'iter', 'reward', 'reward/discriminative', 'reasoning_tokens')
-"""Keys of a training log, see :func:`mmdpad.visualization.curves.plot_seeds`."""
+CURVES = ('step', 'iter', 'reward', 'reward/discriminative', 'reasoning_tokens', NO_SIGNAL)
+"""Keys of a training log: for :func:`mmdpad.visualization.curves.plot_seeds` and the tables."""
 _ARM = r'\w[\w. +-]*'  # no '..', which would leave the folder
 _SEED = rf'{_ARM}/seed_\d+'
 _KEPT: dict[str, tuple[str, ...]] = {

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mmdpad.analysis.pages.study_page import all_tables
 from mmdpad.analysis.study import (
     MEASURES,
     analyze_study,
@@ -13,6 +14,7 @@ from mmdpad.analysis.study import (
     read_answers,
     read_arm,
 )
+from mmdpad.utils import write_jsonl
 
 
 def side(giou, tokens):
@@ -240,3 +242,32 @@ def test_the_tool(study_folder, run_tool, tmp_path):
             'seeds') in printed and 'reasoning length +100.0 %' in printed
     with pytest.raises(SystemExit, match="two of .*'geometric'.*, but got 'geometric' and 'x'"):
         run_tool('study_report', folder, '--compare', 'geometric', 'x')
+
+
+def test_groups_without_signal_are_averaged_over_a_training(study_folder):
+    study_folder('geometric', seeds=(1, 2))
+    study_folder('caption')
+    folder = study_folder('discriminative', seeds=(1, 2, 3), about=dict(
+        compare_with=['geometric', 'caption']))
+    for arm, shares in dict(geometric={1: (0.5, 0.7), 2: (0.2, 0.2)},
+                            discriminative={1: (0.1, 0.3), 2: (0.0, 0.2), 3: (0.4, )}).items():
+        for seed, own in shares.items():
+            path = folder / f'{arm}/seed_{seed}/train/1/vis_data/scalars.json'
+            path.unlink()
+            write_jsonl(str(path), [dict(iter=step, step=step, frac_reward_zero_std=share)
+                                    for step, share in enumerate(own, start=1)])
+    (folder / 'discriminative/seed_3/sampled.rewards.jsonl').unlink()
+    (folder / 'discriminative/seed_3/greedy.rewards.jsonl').unlink()
+    study = analyze_study(folder)
+    found = {arm['name']: arm['no_signal'] for arm in study['arms']}
+    assert found['geometric']['values'] == pytest.approx({1: 60, 2: 20})
+    assert found['discriminative']['values'] == pytest.approx({1: 20, 2: 10}), 'complete runs only'
+    assert found['discriminative']['mean'] == pytest.approx(15)
+    assert found['caption']['n'] == 0, 'its logs do not have it'
+    change = {one['reference']: one['no_signal'] for one in study['differences']}
+    assert change['geometric']['mean'] == pytest.approx((-40 - 10) / 2)
+    assert change['caption']['n'] == 0
+    (table, ) = [one for one in all_tables(study) if one.title.startswith('Groups without')]
+    assert [row[:2] for row in table.rows] == [['geometric', '2'], ['discriminative', '2']]
+    assert table.rows[0][3] == '-' and table.rows[1][3].startswith('-25.0 [')
+    assert table.rows[1][3].endswith('(to geometric)')

@@ -39,7 +39,7 @@ _CLAIMS = {MAIN[0]: _IN_BOTH,
            CAPTION: (*_IN_BOTH, ('specificity', 'share of specific captions', ' points', HIGHER))}
 _DIGITS = dict(rank=2, margin=3)
 _MAIN_ARMS = ('giou', 'ciou', 'reasoning_tokens', 'specificity')
-_MAIN_CHANGES = ('ciou', 'reasoning_tokens_percent', 'specificity')
+_MAIN_CHANGES = ('giou', 'ciou', 'reasoning_tokens_percent', 'specificity')
 _HOW = (
     'gIoU is the mean IoU of the samples. cIoU is their summed intersection over their summed '
     'union. Both are in percent. "reasoning" and "caption" are mean lengths in tokens. "specific" '
@@ -47,7 +47,9 @@ _HOW = (
     "object's crop (unknown for runs that write no captions). \"rank\" is the mean rank of the "
     "true object's crop under the caption (1 is "
     'best), over the samples with a usable caption; "ranked" is their share. "margin" is the mean '
-    'of S1 - S2, over the samples that have it. "failures" are answers that cannot be parsed.',
+    'of S1 - S2, over the samples that have it. "failures" are answers that cannot be parsed. '
+    'A group without signal is a prompt whose responses all earn the same; the share is a mean '
+    'over the training, known for runs whose logs have it.',
     "Numbers are means over seeds; [low, high] is the 95 % interval of Student's t over seeds, "
     'with the scenes taken as fixed. Differences are paired by seed. "reasoning, %" is the change '
     'in reasoning length relative to the reference. After a slash comes a second 95 % interval, '
@@ -146,10 +148,23 @@ def differences_table(study: Study, mode: str, sets: Sequence[str],
     return Table(f'Differences, {mode} answers, {_scope(sets)}', head, rows)
 
 
+def signal_table(study: Study) -> Table:
+    """The share of groups without signal in the training of each arm whose logs have it, and how
+    it differs from the arms that it is compared with."""
+    changes = {arm['name']: '; '.join(
+        f'{_cell("no_signal", found["no_signal"], "+")} (to {found["reference"]})'
+        for found in study['differences']
+        if found['arm'] == arm['name'] and found['no_signal']['n']) for arm in study['arms']}
+    return Table('Groups without signal in training', [
+        'arm', 'seeds', study['titles']['no_signal'], 'difference'], [
+        [arm['name'], str(arm['no_signal']['n']), _cell('no_signal', arm['no_signal']),
+         changes[arm['name']] or '-'] for arm in study['arms'] if arm['no_signal']['n']])
+
+
 def main_tables(study: Study) -> list[Table]:
-    """The four tables to read first, of all sets together: the main and control arms, how they
-    differ, how every other arm differs from one of :data:`MAIN`, and the greedy answers of the main
-    arms. A table without rows is left out."""
+    """The tables to read first, of all sets together: the main and control arms, how they differ,
+    how every other arm differs from one of :data:`MAIN`, the same of greedy answers without the
+    control arms, and groups without signal. A table without rows is left out."""
     groups = {arm['name']: arm['group'] for arm in study['arms']}
 
     def part(*wanted: str, references: Sequence[str] = tuple(groups)) -> dict[str, Any]:
@@ -166,7 +181,10 @@ def main_tables(study: Study) -> list[Table]:
         replace(differences_table(part('other', references=MAIN), 'sampled', sets, _MAIN_CHANGES),
                 title='Variants, sampled answers'),
         replace(arms_table(part('main'), 'greedy', sets, _MAIN_ARMS),
-                title='Main arms, greedy answers')]
+                title='Main arms, greedy answers'),
+        replace(differences_table(part('other', references=MAIN), 'greedy', sets, _MAIN_CHANGES),
+                title='Variants, greedy answers'),
+        signal_table(part(*groups.values(), references=MAIN))]
     return [found for found in tables if found.rows]
 
 
@@ -174,7 +192,8 @@ def all_tables(study: Study) -> list[Table]:
     """All sets together, then one by one; for each mode, the arms and the differences."""
     parts = [study['sets'][:1], study['sets'][1:]]
     return [make(study, mode, sets) for sets in parts for make in (arms_table, differences_table)
-            for mode in study['modes']]
+            for mode in study['modes']] + [
+        found for found in [signal_table(study)] if found.rows]
 
 
 def missing_lines(study: Study) -> list[str]:

@@ -121,16 +121,18 @@ def test_main_tables_go_by_group(made, study_folder):
     study_folder('variant', seeds=(1, 2, 3), about=dict(
         group='other', compare_with=['caption', 'discriminative']))
     study_folder('control', seeds=(1, 2), about=dict(group='control'))
-    arms, differences, variants, greedy = main_tables(made()[1])
+    arms, differences, variants, greedy, greedy_variants = main_tables(made()[1])
     assert arms.head == ['arm', 'seeds', 'gIoU', 'cIoU', 'reasoning, tokens', 'specific, %']
-    assert differences.head == ['difference', 'pairs', 'cIoU', 'reasoning, %', 'specific, %']
+    assert differences.head == ['difference', 'pairs', 'gIoU', 'cIoU', 'reasoning, %',
+                                'specific, %']
     assert [row[0] for row in arms.rows] == [
         f'Arm {name}' for name in ('caption', 'geometric', 'discriminative', 'control')]
     assert [row[0] for row in differences.rows] == [
         f'discriminative minus {name}' for name in ('geometric', 'caption')]
     assert [row[0] for row in variants.rows] == ['variant minus discriminative']
     assert [row[0] for row in greedy.rows] == [row[0] for row in arms.rows[:3]]
-    assert differences.rows[0][3] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
+    assert [row[0] for row in greedy_variants.rows] == ['variant minus discriminative']
+    assert differences.rows[0][4] == '-40.0 [-52.4, -27.6] / [-45.0, -35.0]'
 
 
 def test_a_summary_leaves_empty_tables_out_and_says_what_is_missing(made):
