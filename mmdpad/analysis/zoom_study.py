@@ -56,6 +56,7 @@ COMPARISONS = {
 Score = dict[str, Any]
 Means = dict[int, dict[str, float]]
 
+_LEAST = 1.0  # percent; a number over less than this says nothing
 _SHOWN = 448  # pixels of a side of each picture of a conversation
 
 
@@ -117,7 +118,8 @@ def _means(scores: Sequence[Score]) -> dict[str, float]:
 
 def format_study(found: Mapping[str, Mapping[str, Means]]) -> str:
     """Tables of :func:`read_scores` as Markdown: means of seeds with the interval of Student's t,
-    then :data:`COMPARISONS` as differences and ratios, paired by seed."""
+    then :data:`COMPARISONS` as differences and ratios, paired by seed; no ratio of a reference below
+    1 %."""
     parts = []
     for mode, arms in found.items():
         if not arms:
@@ -135,18 +137,20 @@ def format_study(found: Mapping[str, Mapping[str, Means]]) -> str:
                      if seed in bases]
             if pairs:
                 lines.append([title, _show([a - b for a, b in pairs], '+.1f'),
-                              _show([a / b if b else np.nan for a, b in pairs], '.2f')])
+                              _show([a / b if b >= _LEAST else np.nan for a, b in pairs], '.2f')])
         parts.append(markdown_table(['', 'difference', 'ratio'], lines))
     return '\n\n'.join(part.strip() for part in parts)
 
 
 def _show(values: Sequence[float], form: str = '.1f') -> str:
-    """The mean and, of several seeds, its interval."""
+    """The mean and, of several seeds, its interval; '-' if there is none."""
     number = t_interval(values)
-    text = f'{number["mean"]:{form}}'
-    if number['n'] < 2:
-        return text
-    return f'{text} [{number["low"]:{form}}, {number["high"]:{form}}]'
+    if not number['n']:
+        return '-'
+    digits = int(form[-2])
+    mean, low, high = (f'{round(number[name], digits) + 0.0:{form}}'  # no -0.0
+                       for name in ('mean', 'low', 'high'))
+    return mean if number['n'] < 2 else f'{mean} [{low}, {high}]'
 
 
 def draw_conversation(row: Row, image: Tensor, target: np.ndarray, model_image: Tensor

@@ -84,6 +84,15 @@ def test_tables_are_paired_by_seed_with_students_interval():
     assert 'Temperature' not in text
 
 
+def test_almost_nothing_has_no_sign_and_is_no_reference_of_a_ratio():
+    found = {'greedy': {arm: {seed: dict.fromkeys(MEASURES, value) for seed in (0, 1)}
+                        for arm, value in dict(one_look=0.02, zoom=0.0).items()}}
+    lines = format_study(found).splitlines()
+    assert {line.split('|')[2].strip() for line in lines if 'two turns - one' in line} == {
+        '+0.0 [+0.0, +0.0]'}
+    assert {line.split('|')[3].strip() for line in lines if 'two turns - one' in line} == {'-'}
+
+
 def test_means_are_in_percent_and_read_from_complete_files(tmp_path):
     folder = tmp_path / 'zoom' / 'seed_0'
     folder.mkdir(parents=True)
