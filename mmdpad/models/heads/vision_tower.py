@@ -120,6 +120,7 @@ _FASTER: dict[type, type[nn.Module]] = {
     kind: type(f'Faster{kind.__name__}', (kind, ), dict(forward=forward, __module__=__name__))
     for forward, kinds in _FORWARDS.items() for kind in kinds}
 """By the class that each one replaces."""
+globals().update((kind.__name__, kind) for kind in _FASTER.values())  # so they can be pickled
 
 
 def speed_up(tower: nn.Module) -> None:
