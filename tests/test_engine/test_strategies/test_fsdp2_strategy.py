@@ -284,11 +284,11 @@ def test_a_frozen_tower_that_the_reference_shares(make_config, tmp_path):
     shared = {name.replace('policy.', 'reference.', 1): name for name in whole if 'visual' in name}
     assert shared and merged['state_dict'].keys() == whole.keys()
 
+    merged['state_dict'] |= {name: merged['state_dict'][own] for name, own in shared.items()}
+    torch.save(merged, tmp_path / 'merged.pth')  # before the file changes to which it is mapped
     plain = torch.load(folder / 'plain.pth', weights_only=False)
     torch.save(dict(plain, tied=plain['tied'] | shared), folder / 'plain.pth')
     assert merge_shards(folder)['state_dict'].keys() == whole.keys()
-    merged['state_dict'] |= {name: merged['state_dict'][own] for name, own in shared.items()}
-    torch.save(merged, tmp_path / 'merged.pth')
     resumed = make_config('resumed', iterations=3, resume=True,
                           load_from=str(tmp_path / 'merged.pth'), **changes)
     assert farthest(run_here(resumed), whole) < 1e-12
