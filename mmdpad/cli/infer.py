@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         "weights and names, such as \"[(5, 'discrimination'), (1, 'consensus')]\"")
     parser.add_argument('--abstain-below', type=float, metavar='VALUE', help='give no answer if '
                         'the chosen one does not have at least this value')
-    parser.add_argument('--abstain-by', type=read_select, metavar='SELECTOR', help='of which '
-                        'selector that value is (default: that of --select)')
+    parser.add_argument('--abstain-by', type=read_select, metavar='SELECTOR', help='the '
+                        'selector that gives this value (default: that of --select)')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     args = parser.parse_args(argv)
     for image in args.images:
