@@ -33,7 +33,7 @@ def test_a_resumed_run_has_its_curves_from_the_start(tiny_config, monkeypatch):
 
 @pytest.mark.parametrize('rows, found', [
     (None, 'no log; draw'),
-    ([dict(iter=1, step=1, loss=1.0)], r".*scalars.json: \['loss'\]; draw")])
+    ([dict(iter=1, step=1, loss=1.0)], r".*scalars.json: \['iter', 'loss', 'step'\]; draw")])
 def test_without_numbers_nothing_is_drawn_and_the_log_says_so(tmp_path, caplog, rows, found):
     if rows:
         write_jsonl(str(tmp_path / '1/vis_data/scalars.json'), rows)
