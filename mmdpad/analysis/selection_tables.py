@@ -40,7 +40,8 @@ def format_selection(summary: Summary) -> str:
 
     Args:
         summary: Its ``by_number`` and ``abstention``, see
-            :mod:`mmdpad.evaluation.selection_summary`.
+            :mod:`mmdpad.evaluation.selection_summary`; ``chosen_by`` if that is about the choices
+            of one selector.
     """
     most = summary['by_number'][-1]['n']
     return '\n\n'.join([
@@ -52,10 +53,14 @@ def format_selection(summary: Summary) -> str:
         f'Choosing among {most}; over the mean and over greedy are differences of gIoU on the same '
         f'questions:',
         table_of_ways(summary),
-        'If the less certain answers are rejected: AURC is the area under the risk-coverage curve '
-        '(lower is better; in parentheses that of the best possible order), then the gIoU of the '
-        'share of questions that is answered:',
+        f'If the less certain answers {_chooser(summary)}are rejected: AURC is the area under the '
+        f'risk-coverage curve (lower is better; in parentheses that of the best possible order), '
+        f'then the gIoU of the share of questions that is answered:',
         table_of_coverage(summary)]) + '\n'
+
+
+def _chooser(summary: Summary) -> str:
+    return f'among those chosen by {summary["chosen_by"]} ' if 'chosen_by' in summary else ''
 
 
 def selectors_in(summary: Summary) -> list[str]:

@@ -28,14 +28,15 @@ def build_choosing(cfg: Mapping[str, Any], model: nn.Module,
     Args:
         cfg: The config of the model.
         model: The model.
-        asked: ``num_samples``, ``select`` or ``abstain_below``, those that are given.
+        asked: Those of ``num_samples``, ``select``, ``abstain_below`` and ``abstain_by`` that are
+            given.
 
     Raises:
         ValueError: The model does not choose among answers, the selector needs the ground truth,
             or see :func:`mmdpad.models.segmentors.settings.evaluation_sampling`.
     """
     # Transformers is imported when a model is built, not with this module.
-    from mmdpad.engine.short_selectors import write_out_selector
+    from mmdpad.engine.short_selectors import write_out_selectors
     from mmdpad.models.segmentors import ConceptAgent, ReasoningSegmentor
     from mmdpad.models.segmentors.choosing import Choice
     from mmdpad.models.segmentors.settings import check_alone, evaluation_sampling
@@ -50,7 +51,7 @@ def build_choosing(cfg: Mapping[str, Any], model: nn.Module,
         own['temperature'] = 1.0  # greedy answers are all the same
     test_cfg = {**own, **asked}
     with DefaultScope.overwrite_default_scope('mmdpad'):
-        write_out_selector(dict(cfg.items(), model=dict(test_cfg=test_cfg)))
+        write_out_selectors(dict(cfg.items(), model=dict(test_cfg=test_cfg)))
         sampling = evaluation_sampling(test_cfg)
         choice = Choice.of(test_cfg, model.tasks)
     check_choice(choice)
@@ -59,9 +60,10 @@ def build_choosing(cfg: Mapping[str, Any], model: nn.Module,
 
 def check_choice(choice: Choice | None) -> None:
     """Raise ValueError if a choice needs the ground truth."""
-    if choice is not None and choice.selector.needs_truth:
-        raise ValueError(f'`select` should not need the ground truth, which is unknown here, but '
-                         f'got {choice.selector.name!r}; use another selector')
+    for part in choice.parts if choice is not None else ():
+        if part.needs_truth:
+            raise ValueError(f'`select` and `abstain_by` should not need the ground truth, which '
+                             f'is unknown here, but got {part.name!r}; use another selector')
 
 
 @contextmanager

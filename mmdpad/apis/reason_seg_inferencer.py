@@ -86,7 +86,8 @@ class ReasonSegInferencer(BaseInferencer):
                  task: str | None = None,
                  samples: int | None = None,
                  select: Any = None,
-                 abstain_below: float | None = None) -> list[Answer]:
+                 abstain_below: float | None = None,
+                 abstain_by: Any = None) -> list[Answer]:
         """Answer one question about each image, several about one image, or one per image.
 
         Args:
@@ -103,11 +104,12 @@ class ReasonSegInferencer(BaseInferencer):
                 are kept, and a number is added to a name that is taken.
             task: Name of the questions' task, one of the config's ``model.tasks``; None for the
                 first.
-            samples, select, abstain_below: How many answers to sample to each question, which of
-                them to choose, and when none, as ``num_samples``, ``select`` and ``abstain_below``
-                of the config's ``model.test_cfg`` (docs/choosing.md); None for what that says. The
-                selector 'discrimination' uses the discriminator of the config's reward, if there
-                is one. If the config's temperature is 0, it is 1 for several answers.
+            samples, select, abstain_below, abstain_by: How many answers to sample to each question,
+                which of them to choose, and when none, as ``num_samples``, ``select``,
+                ``abstain_below`` and ``abstain_by`` of the config's ``model.test_cfg``
+                (docs/choosing.md); None for what that says. The selector 'discrimination' uses the
+                discriminator of the config's reward, if there is one. If the config's temperature
+                is 0, it is 1 for several answers.
 
         Returns:
             One dict per pair, in order: ``image`` (path or None), ``question``, ``mask`` (H, W)
@@ -141,7 +143,8 @@ class ReasonSegInferencer(BaseInferencer):
                                   whole=True)
         self._check_open()
         self._check_task(task)
-        choosing = self._choosing(samples, select, abstain_below)
+        choosing = self._choosing(num_samples=samples, select=select, abstain_below=abstain_below,
+                                  abstain_by=abstain_by)
         log = None if out_dir is None else new_log(out_dir)
         answers: list[Answer] = []
         with closing(self._answer(queries, batch_size, choosing=choosing)) as found:
@@ -156,12 +159,13 @@ class ReasonSegInferencer(BaseInferencer):
 
     def stream(self, image: ImageInput, question: str, task: str | None = None,
                samples: int | None = None, select: Any = None,
-               abstain_below: float | None = None) -> Iterator[str | Answer]:
+               abstain_below: float | None = None, abstain_by: Any = None
+               ) -> Iterator[str | Answer]:
         """Yield the response to one question while it is being written.
 
         Args:
             image, question, task: As in :meth:`__call__`, one of each.
-            samples, select, abstain_below: As there.
+            samples, select, abstain_below, abstain_by: As there.
 
         Yields:
             The response so far, longer each time; finally the :class:`Answer`. Closing the
@@ -178,7 +182,8 @@ class ReasonSegInferencer(BaseInferencer):
                              f'{len(queries)} pairs; call the inferencer for several')
         self._check_open()
         self._check_task(task)
-        choosing = self._choosing(samples, select, abstain_below)
+        choosing = self._choosing(num_samples=samples, select=select, abstain_below=abstain_below,
+                                  abstain_by=abstain_by)
         writes_one = getattr(self.model, 'writes_one_response', True) and (
             choosing.choice if choosing else getattr(self.model, 'choice', None)) is None and (
             getattr(self.model, 'conversations', None) is None)
@@ -210,13 +215,10 @@ class ReasonSegInferencer(BaseInferencer):
         if task is not None:  # a model of another kind has no tasks
             find_task(task, getattr(self.model, 'tasks', {}))
 
-    def _choosing(self, samples: int | None, select: Any,
-                  abstain_below: float | None) -> Choosing | None:
+    def _choosing(self, **asked: Any) -> Choosing | None:
         """What these arguments of a call mean; None for the config's way. Kept, since a
         discriminator takes long to load."""
-        asked = {name: value for name, value in dict(
-            num_samples=samples, select=select, abstain_below=abstain_below).items()
-            if value is not None}
+        asked = {name: value for name, value in asked.items() if value is not None}
         if not asked:
             check_choice(getattr(self.model, 'choice', None))
             return None
@@ -287,10 +289,10 @@ class ReasonSegInferencer(BaseInferencer):
 
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
         # transformers is imported when a model is built, not with this class.
-        from mmdpad.engine.short_selectors import write_out_selector
+        from mmdpad.engine.short_selectors import write_out_selectors
         from mmdpad.models.weights import load_strictly, read_state_dict
 
-        write_out_selector(cfg)
+        write_out_selectors(cfg)
         # Check the checkpoint first: a wrong path fails at once, a large model takes minutes.
         state = None if weights is None else read_state_dict(weights, _HINT)
         model = MODELS.build(cfg.model)

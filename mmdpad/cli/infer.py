@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
                         'discrimination, decoder_score, likelihood, consensus, or a list of '
                         "weights and names, such as \"[(5, 'discrimination'), (1, 'consensus')]\"")
     parser.add_argument('--abstain-below', type=float, metavar='VALUE', help='give no answer if '
-                        'none has at least this value')
+                        'the chosen one does not have at least this value')
+    parser.add_argument('--abstain-by', type=read_select, metavar='SELECTOR', help='the '
+                        'selector that gives this value (default: that of --select)')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: a GPU if available)')
     args = parser.parse_args(argv)
     for image in args.images:
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             queries = pair_queries(args.images, args.question, pixel_limit(build_pipeline(cfg)))
             infer = ReasonSegInferencer(cfg, args.weights, args.device)
             ask = partial(infer.stream, task=args.task, samples=args.samples, select=args.select,
-                          abstain_below=args.abstain_below)
+                          abstain_below=args.abstain_below, abstain_by=args.abstain_by)
             ask(queries[0].image, queries[0].question)  # checks the arguments, and asks nothing yet
         except (FileNotFoundError, ValueError) as error:
             raise SystemExit(str(error)) from error

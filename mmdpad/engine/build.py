@@ -23,7 +23,7 @@ from .check_config import check_config
 from .check_effect import OWN_HOOKS
 from .checkpoints import read_meta
 from .config_nodes import Node
-from .short_selectors import write_out_selector
+from .short_selectors import write_out_selectors
 from .stopping import leave_no_handler, shield_workers
 
 
@@ -55,7 +55,7 @@ def build_runner(config: Config, training: bool = True) -> Runner | FlexibleRunn
     for node in found.nodes:
         if node.is_kind(RolloutEngine):
             _check_packages(node)
-    write_out_selector(config)
+    write_out_selectors(config)
     warning = keep_seed(config)
     # A tied weight has two names, so mmengine's constructor would train it twice.
     wrapper: Any = config.get('optim_wrapper') or {}

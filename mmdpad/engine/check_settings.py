@@ -38,7 +38,7 @@ from mmdpad.models.segmentors.settings import (
     not_a_policy_loss,
     training_sampling,
 )
-from mmdpad.models.selectors import build_selector
+from mmdpad.models.selectors.building import build_selectors
 from mmdpad.registry import MODELS, ROLLOUTS, resolve
 from mmdpad.rewards import DiscriminativeOptions, DiscriminativeReward
 from mmdpad.rl import PolicyLoss
@@ -123,7 +123,7 @@ def _check_segmentor(entry: Mapping[str, Any], path: str) -> Iterator[str]:
             try:
                 read(given)
                 if given.get('select') is not None and (tasks := find_tasks(entry)):
-                    build_selector(given['select']).check_tasks(tasks)
+                    build_selectors(given, tasks)
             except REFUSALS as error:
                 yield describe_refusal(path, entry, error)
     yield from _refusal(lambda _: conversation_settings(entry), 'conversation')(entry, path)

@@ -179,11 +179,12 @@ class SampledAnswers:
     def _best(self, values: np.ndarray, part: slice = slice(None)) -> int:
         return int(preference(values, self.usable[part])[0])
 
-    def confidence(self, name: str) -> float:
-        """A selector's value of what it chooses among all N; -inf without one."""
+    def confidence(self, name: str, chosen_by: str | None = None) -> float:
+        """A selector's value of what it chooses among all N, or, but not by the vote, of what
+        another one chooses; -inf without one."""
         if name == VOTE:
             value = self.vote[str(len(self))]['value']
             return -np.inf if value is None else value
         values = self.values(name)
-        best = self._best(values)
+        best = self._best(self.values(chosen_by or name))
         return float(values[best]) if self.usable[best] and not np.isnan(values[best]) else -np.inf

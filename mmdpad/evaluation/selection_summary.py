@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .best_of_n import NOT_SELECTORS, SCORES, SampledAnswers, numbers_of_answers
+from .best_of_n import NOT_SELECTORS, SCORES, VOTE, SampledAnswers, numbers_of_answers
 from .bootstrap import bootstrap_ratios, percentile_interval
 from .measures import RESPONSE_COLUMNS, RESPONSE_MEASURES, Column, Measure, ResultKind, Row, mean
 from .risk_coverage import area_interval, area_under_curve, best_area, risk_coverage_curve
@@ -78,10 +78,12 @@ def _measures(rows: Sequence[Row]) -> Mapping[str, Measure]:
         **abstaining, **{name: of_cost(name) for name in _COSTS}, **RESPONSE_MEASURES)
 
 
-def _confidences(answers: Sequence[SampledAnswers], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The confidence in a selector's choice among all N and its risk, (n,) each."""
-    return (np.array([one.confidence(name) for one in answers]),
-            np.array([1 - one.outcome(name, len(one))[0] for one in answers]))
+def _confidences(answers: Sequence[SampledAnswers], name: str, chosen_by: str | None = None
+                 ) -> tuple[np.ndarray, np.ndarray]:
+    """A selector's confidence in its choice among all N, or in another one's, and the risk of
+    this choice, (n,) each."""
+    return (np.array([one.confidence(name, chosen_by) for one in answers]),
+            np.array([1 - one.outcome(chosen_by or name, len(one))[0] for one in answers]))
 
 
 def _numbers(rows: Sequence[Row]) -> dict[str, float]:
@@ -146,14 +148,40 @@ def _with_ends(draws: np.ndarray) -> list[float] | None:
     return [float(draws[-1]), *percentile_interval(draws[:-1, None])[0].tolist()]
 
 
-def describe_abstention(rows: Sequence[Row], name: str) -> dict[str, Any]:
-    """What rejecting the less certain choices of a selector among all N would do.
+def judges_of(answers: SampledAnswers, chosen_by: str | None = None) -> list[str]:
+    """The selectors whose value of what a selector chooses is known; of None, of their own choices.
+
+    Raises:
+        ValueError: There is no such selector, or it is the vote, whose answer the others did not
+            value.
+    """
+    if chosen_by is None:
+        return answers.selectors
+    known = [name for name in answers.selectors if name != VOTE]
+    _check_selector(chosen_by, known)
+    return known
+
+
+def _check_selector(name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ValueError(f'The selector should be one of {", ".join(known)}, but got {name!r}; '
+                         f'name one of them')
+
+
+def describe_abstention(rows: Sequence[Row], name: str, chosen_by: str | None = None
+                        ) -> dict[str, Any]:
+    """What rejecting the less certain choices among all N would do.
+
+    Args:
+        rows: The lines.
+        name: The selector whose value is the confidence.
+        chosen_by: The selector that chooses; None for the same.
 
     Returns:
         ``aurc``, [value, low, high]; ``best_aurc``, the lowest possible; ``curve``, the points of
         :func:`.risk_coverage.risk_coverage_curve`, each as in :func:`reject_below`.
     """
-    confidences, risks = _confidences(read_answers(rows), name)
+    confidences, risks = _confidences(read_answers(rows), name, chosen_by)
     return dict(
         aurc=[area_under_curve(confidences, risks), *area_interval(confidences, risks)],
         best_aurc=best_area(risks),
@@ -161,8 +189,13 @@ def describe_abstention(rows: Sequence[Row], name: str) -> dict[str, Any]:
                for point in risk_coverage_curve(confidences, risks)])
 
 
-def reject_below(rows: Sequence[Row], name: str, threshold: float) -> dict[str, Any]:
-    """What rejecting a selector's choices among all N below a threshold would do.
+def reject_below(rows: Sequence[Row], name: str, threshold: float,
+                 chosen_by: str | None = None) -> dict[str, Any]:
+    """What rejecting choices among all N below a threshold would do.
+
+    Args:
+        rows, name, chosen_by: See :func:`describe_abstention`.
+        threshold: The lowest value of an answer that is not rejected.
 
     Returns:
         ``coverage``, the share of questions that is answered; ``risk``, the mean 1 - IoU of these,
@@ -174,10 +207,8 @@ def reject_below(rows: Sequence[Row], name: str, threshold: float) -> dict[str, 
         ValueError: There is no such selector.
     """
     answers = read_answers(rows)
-    if name not in answers[0].selectors:
-        raise ValueError(f'The selector should be one of {", ".join(answers[0].selectors)}, but '
-                         f'got {name!r}; name one of them')
-    confidences, risks = _confidences(answers, name)
+    _check_selector(name, judges_of(answers[0], chosen_by))
+    confidences, risks = _confidences(answers, name, chosen_by)
     answered = confidences >= threshold
     return dict(coverage=float(answered.mean()),
                 risk=float(risks[answered].mean()) if answered.any() else None,
@@ -194,9 +225,15 @@ def _rejected_shares(rows: Sequence[Row], confidences: np.ndarray, threshold: fl
         if nothing.any() and kind.any()}
 
 
+def describe_abstentions(rows: Sequence[Row], chosen_by: str | None = None
+                         ) -> dict[str, dict[str, Any]]:
+    """:func:`describe_abstention` by all selectors that can say it (:func:`judges_of`)."""
+    return {name: describe_abstention(rows, name, chosen_by)
+            for name in judges_of(SampledAnswers.of(rows[0]), chosen_by)}
+
+
 def _tables(rows: Sequence[Row]) -> dict[str, Any]:
-    return dict(by_number=compare_ways(rows), abstention={
-        name: describe_abstention(rows, name) for name in SampledAnswers.of(rows[0]).selectors})
+    return dict(by_number=compare_ways(rows), abstention=describe_abstentions(rows))
 
 
 SELECTION = ResultKind(

@@ -22,7 +22,7 @@ from torch import nn
 from mmdpad.datasets.samplers import VarianceSampler
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
-from mmdpad.engine.short_selectors import write_out_selector
+from mmdpad.engine.short_selectors import write_out_selectors
 from mmdpad.models import BoxScorer, VLMReasoningHead
 from mmdpad.models.cost.shapes import read_policy_config
 from mmdpad.models.decoders import ConceptDecoder, DetectorDecoder, HFSAMDecoder, SAMDecoder
@@ -66,7 +66,7 @@ def replace_models(config: Config, folder: Path) -> Notes:
     """
     notes = []
     folder.mkdir(parents=True, exist_ok=True)
-    write_out_selector(config)
+    write_out_selectors(config)
     with DefaultScope.overwrite_default_scope(scope_of(config)):
         for node in find_nodes(config):
             for kind, replace in _MODELS.items():

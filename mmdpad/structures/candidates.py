@@ -70,6 +70,7 @@ class Selection:
             before a choice.
         chosen: The index of the chosen candidate; None if all were rejected (abstained).
         value: The score of the chosen one, or if all were rejected that of the best.
+        confidence: Its value by the selector that says whether to abstain, often the same one.
         seconds: Shares of the time: ``sample`` (of the batch's), ``decode``, ``select``.
         clip_calls: How many images the discriminator had to encode.
     """
@@ -81,6 +82,7 @@ class Selection:
     scores: np.ndarray | None = None
     chosen: int | None = None
     value: float = float('nan')
+    confidence: float = float('nan')
     seconds: dict[str, float] = field(default_factory=dict)
     clip_calls: int = 0
 
@@ -103,7 +105,7 @@ class Selection:
                              f'got {n}')
         return replace(self, candidates=self.candidates[:n], overlaps=self.overlaps[:n, :n],
                        values={name: own[:n] for name, own in self.values.items()}, scores=None,
-                       chosen=None, value=float('nan'))
+                       chosen=None, value=float('nan'), confidence=float('nan'))
 
 
 def agreement(overlaps: np.ndarray, usable: np.ndarray) -> np.ndarray:

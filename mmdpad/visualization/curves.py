@@ -64,8 +64,11 @@ def plot_curves(logs: str | Sequence[str], out_png: str) -> str:
     series = read_scalars(*logs)
     panels = _panels(series)
     if not panels:
-        raise ValueError(f'{", ".join(logs)} should have a series of GRPO training such as '
-                         f'"reward" or "reasonseg/giou", but has {sorted(series) or "none"}')
+        found = f'{", ".join(logs)}: {sorted(series) or "none"}' if logs else 'no log'
+        raise ValueError(
+            f'The logs of a run should have a series of GRPO training, such as "reward" or '
+            f'"reasonseg/giou", but got {found}; draw a run of `GRPOTrainLoop`, with '
+            f'`LocalVisBackend` in `vis_backends`, which writes them')
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(5 * columns, 3.4 * rows)

@@ -14,7 +14,11 @@ from mmdpad.analysis.selection_tables import format_selection, helpful, selectio
 from mmdpad.analysis.selector_weights import fit_weights
 from mmdpad.evaluation.best_of_n import numbers_of_answers
 from mmdpad.evaluation.results import Result
-from mmdpad.evaluation.selection_summary import SELECTION, reject_below
+from mmdpad.evaluation.selection_summary import (
+    SELECTION,
+    describe_abstentions,
+    reject_below,
+)
 from mmdpad.utils import write_jsonl
 
 TOOL = Path(__file__).parents[2] / 'tools/analysis_tools/compare_selectors.py'
@@ -95,6 +99,25 @@ def test_rejections_by_hand():
         reject_below(ROWS, 'oracle', .9)
 
 
+def test_rejections_by_another_selector_by_hand():
+    """Its value of the answer that was chosen, not its highest one."""
+    chosen = [max(row['candidates'], key=lambda one: one['values']['clip']) for row in ROWS]
+    values = np.array([one['values']['prior'] for one in chosen])
+    found = reject_below(ROWS, 'prior', 5, chosen_by='clip')
+    own = reject_below(ROWS, 'prior', 5)
+    assert 0 < found['coverage'] == np.mean(values >= 5) < own['coverage']
+    assert found['risk'] == pytest.approx(1 - np.mean(
+        [one['iou'] for one, value in zip(chosen, values, strict=True) if value >= 5]))
+    by = describe_abstentions(ROWS, 'clip')
+    assert list(by) == ['clip', 'prior', 'consensus']
+    assert by['clip'] == SELECTION.tables(ROWS)['abstention']['clip']
+    assert by['prior']['best_aurc'] == by['clip']['best_aurc'], 'the answers are the same'
+    assert by['prior']['aurc'][0] < by['clip']['aurc'][0] < by['consensus']['aurc'][0]
+    for name, chooser in (('vote', 'clip'), ('clip', 'vote'), ('clip', 'oracle')):
+        with pytest.raises(ValueError, match='one of clip, prior, consensus, but got'):
+            reject_below(ROWS, name, 5, chooser)
+
+
 def run_tool(capsys, *arguments):
     with patch.object(sys, 'argv', ['x', *map(str, arguments)]):
         runpy.run_path(str(TOOL), run_name='__main__')
@@ -109,6 +132,13 @@ def test_the_command(tmp_path, capsys):
     assert '| both |' in page and '| clip | 0.9 |' in page and curve.stat().st_size > 1000
     summary = json.loads(out.read_text())
     assert summary['rejections'][0]['selector'] == 'clip' and 'both' in summary['abstention']
+    assert 'by clip' not in page
+    page = run_tool(capsys, log, '--chosen-by', 'clip', '--abstain-below', 'prior=5', '--out', out)
+    assert 'less certain answers among those chosen by clip are rejected' in page
+    summary = json.loads((tmp_path / 'table_2.json').read_text())
+    expected = reject_below(ROWS, 'prior', 5, 'clip')
+    assert summary['rejections'] == [dict(expected, selector='prior')]
+    assert list(summary['abstention']) == ['clip', 'prior', 'consensus']
     weights = dict(pair.split('=') for pair in run_tool(
         capsys, log, '--fit', 'clip', 'prior').split())
     assert weights.keys() == {'clip', 'prior'}
@@ -118,7 +148,8 @@ def test_the_command(tmp_path, capsys):
     (['--sum', 'both', 'clip'], "--sum should have SELECTOR=NUMBER, but got 'clip'"),
     (['--sum', 'both', 'vote=1', 'clip=1'], "'both' has one of vote; correct it"),
     (['--out', 'x.txt'], '--out should end in .md or .json'),
-    (['--abstain-below', 'sam=1'], "but got 'sam'")])
+    (['--abstain-below', 'sam=1'], "but got 'sam'"),
+    (['--chosen-by', 'vote'], "but got 'vote'")])
 def test_wrong_arguments(tmp_path, capsys, arguments, message):
     log = write_jsonl(str(tmp_path / 'selection.jsonl'), ROWS[:2])
     with pytest.raises(SystemExit) as error:

@@ -327,7 +327,9 @@ def test_one_of_several_answers(toy, scenes, tmp_path):
     (dict(samples=4), 'select` should say how to choose'),
     (dict(select='consensus'), 'num_samples` should be set where'),
     (dict(samples=4, select='best'), 'select` should be one of'),
-    (dict(samples=4, select='oracle'), "`select` should not need the ground truth.*'oracle'")])
+    *((dict(samples=4, **how), "`select` and .* should not need the ground truth.*'oracle'")
+      for how in (dict(select='oracle'), dict(select='consensus', abstain_below=0.3,
+                                              abstain_by='oracle')))])
 def test_choices_that_cannot_be_made(toy, asked, told):
     for ask in (toy, toy.stream):
         with pytest.raises(ValueError, match=told):

@@ -121,6 +121,8 @@ def test_all_values_of_other_kinds(path):
            (dict(select='best'), "select` should be one of"),
            (dict(select=None), 'select` should say how to choose'),
            (dict(select='consensus', temperature=0.0), 'temperature` should be above 0'),
+           (dict(select='consensus', abstain_by='best', abstain_below=0.3),
+            'abstain_by` should be one of'),
            (dict(select=[(1, 'consensus'), (1, 'likelhood')]), 'select.selectors.lik'),
            (dict(select='consensus', sample=4), "sample`: sampling takes no argument"))),
     *(('model.conversation', given, f'`model.conversation{told}') for given, told in (

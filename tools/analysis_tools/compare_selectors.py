@@ -5,6 +5,7 @@
     python tools/analysis_tools/compare_selectors.py val.json --fit likelihood consensus
     python tools/analysis_tools/compare_selectors.py test.json \
         --sum both likelihood=2.5 consensus=1.5 --abstain-below consensus=0.5 --curve risk.png
+    python tools/analysis_tools/compare_selectors.py val.json --chosen-by discrimination
 
 RESULT was written by SelectionMetric. Everything follows from its lines, so no model is asked.
 docs/evaluation.md explains the numbers.
@@ -31,6 +32,9 @@ def main() -> None:
                         'which the sum of these selectors chooses best, for other questions')
     parser.add_argument('--abstain-below', nargs='+', default=[], metavar='SELECTOR=VALUE',
                         help='also report what rejecting choices below these values would do')
+    parser.add_argument('--chosen-by', metavar='SELECTOR', help='compare how well the selectors '
+                        'say when to abstain from what this one chooses (default: from what they '
+                        'choose)')
     parser.add_argument('--out', nargs='+', default=[], metavar='FILE',
                         help='also write .md or .json; a taken name gets a number')
     parser.add_argument('--curve', metavar='OUT.png', help='also draw the risk-coverage curves')
@@ -51,7 +55,11 @@ def main() -> None:
         )
         from mmdpad.analysis.selector_weights import fit_weights
         from mmdpad.evaluation.results import read_result
-        from mmdpad.evaluation.selection_summary import SELECTION, reject_below
+        from mmdpad.evaluation.selection_summary import (
+            SELECTION,
+            describe_abstentions,
+            reject_below,
+        )
         from mmdpad.visualization import plot_risk_coverage
     try:
         rows = selection_rows(read_result(args.result), sums)
@@ -60,8 +68,12 @@ def main() -> None:
                            fit_weights(rows, args.fit).items()))
             return
         summary = SELECTION.tables(rows)
-        summary['rejections'] = [dict(selector=name, **reject_below(rows, name, value))
-                                 for name, value in thresholds]
+        if args.chosen_by:
+            summary['chosen_by'] = args.chosen_by
+            summary['abstention'] = describe_abstentions(rows, args.chosen_by)
+        summary['rejections'] = [
+            dict(selector=name, **reject_below(rows, name, value, args.chosen_by))
+            for name, value in thresholds]
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     page = format_selection(summary) + format_rejections(summary['rejections'])

@@ -68,8 +68,7 @@ class _EncodingLoop:
         :meth:`.ReasoningSegmentor.answer_ahead`. This starts after hooks have read the weights."""
         model = unwrap(self.runner.model)
         engine = getattr(model, 'rollout_engine', None)
-        choice = getattr(model, 'choice', None)
-        judges = (getattr(model, 'box_scorer', None), choice and choice.selector)
+        judges = (getattr(model, 'box_scorer', None), getattr(model, 'choice', None))
         if engine is not None and engine.samples_elsewhere:
             model.hand_over()  # even if this process has all its answers from an earlier test
             self._stack.enter_context(engine.holding_weights())

@@ -193,7 +193,8 @@ class FSDP2Strategy(DDPStrategy):
                 with atomic_file(filename) as file:
                     torch.save(checkpoint, file)
             return
-        parts = self._distinct(checkpoint.pop('state_dict'))
+        state = checkpoint.pop('state_dict')
+        parts = self._distinct(state)
         if 'optimizer' in checkpoint:
             parts |= _flat(checkpoint['optimizer'])
         parts |= _reference_parts(checkpoint)
@@ -202,7 +203,7 @@ class FSDP2Strategy(DDPStrategy):
             unfinished, save_distributed=True))
         if is_main_process():
             plain = _map(checkpoint, lambda value: None if isinstance(value, DTensor) else value)
-            plain['tied'] = {name: first for name, first in self._tied().items() if first in parts}
+            plain['tied'] = {name: first for name, first in self._tied().items() if name in state}
             torch.save(plain, osp.join(unfinished, PLAIN_FILE))
             shutil.rmtree(filename, ignore_errors=True)
             os.replace(unfinished, filename)
@@ -302,8 +303,10 @@ def _read_parts(folder: str | Path, weights_only: bool = False) -> tuple[dict, d
              for name, about in saved.items()
              if not weights_only or not name.startswith((_OPTIMIZER, _CHANGED))}
     dcp.load(parts, storage_reader=reader, no_dist=True)
+    # The names of a vision tower that the reference shares were once there, too.
     return checkpoint, parts | {name: parts[first]
-                                for name, first in checkpoint.pop('tied').items()}
+                                for name, first in checkpoint.pop('tied').items()
+                                if not name.startswith(f'{REFERENCE}.')}
 
 
 def sharded_entries(optimizer: dict) -> Iterator[tuple[int, str]]:

@@ -102,8 +102,9 @@ def describe_selection(sample: dict, ignore_regions: str) -> dict[str, Any]:
         (selector -> its value, None where there is none) and the scores of
         :func:`mmdpad.geometry.mask_iou.score_mask`; ``greedy``, the same of the greedy answer, or
         None; ``overlaps`` (N, N), see :class:`mmdpad.structures.Selection`; ``vote``: n ->
-        :func:`score_votes`; ``chosen``, its index, None after an abstention; ``value``;
-        ``seconds`` (``sample``, ``decode``, ``select``) and ``clip_calls``.
+        :func:`score_votes`; ``chosen``, its index, None after an abstention; ``value`` and
+        ``confidence``, see :class:`mmdpad.structures.Selection`; ``seconds`` (``sample``,
+        ``decode``, ``select``) and ``clip_calls``.
 
     Raises:
         ValueError: There is no ``selection``, or a selector has the name of another way to get an
@@ -127,7 +128,9 @@ def describe_selection(sample: dict, ignore_regions: str) -> dict[str, Any]:
         overlaps=selection.overlaps.tolist(),
         vote={str(n): score_votes(sample, rows, n, ignore_regions)
               for n in numbers_of_answers(len(rows))},
-        chosen=selection.chosen, value=None if np.isnan(selection.value) else selection.value,
+        chosen=selection.chosen,
+        **{name: None if np.isnan(own := getattr(selection, name)) else own
+           for name in ('value', 'confidence')},
         seconds=dict(selection.seconds), clip_calls=selection.clip_calls)
 
 

@@ -67,14 +67,18 @@ def _scaled(part: PartBytes, factor: float) -> PartBytes:
                      int(factor * part.forward))
 
 
+def feature_bytes(shape: PolicyShape, setup: Setup, images: Mapping[ImageInputs, float]) -> int:
+    """The features of so many images of each kind, in the language model's input."""
+    return int(sum(count * image.tokens for image, count in images.items())
+               ) * shape.text.hidden * setup.compute_bytes
+
+
 def around_text(shape: PolicyShape, setup: Setup, work: Workload) -> int:
     """Kept around the language model: the images' features and the mask of their places, and the
     states that predict the responses' tokens."""
-    text, compute = shape.text, setup.compute_bytes
-    features = int(sum(count * image.tokens for image, count in work.all_images.items())
-                   ) * text.hidden * compute
-    predicting = 0 if setup.lora_rank else work.generated * text.hidden * compute
-    return features + work.tokens * text.hidden + predicting
+    hidden, compute = shape.text.hidden, setup.compute_bytes
+    predicting = 0 if setup.lora_rank else work.generated * hidden * compute
+    return feature_bytes(shape, setup, work.all_images) + work.tokens * hidden + predicting
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from .activations import around_text, logit_bytes, product_bytes, text_bytes, tower_bytes
+from .activations import (
+    around_text,
+    feature_bytes,
+    logit_bytes,
+    product_bytes,
+    text_bytes,
+    tower_bytes,
+)
 from .fake_policy import ImageInputs
 from .measured import LayerBytes
 from .shapes import PolicyShape
@@ -249,29 +256,35 @@ def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
     values are bfloat16. Sampling needs float32 logits and three float64 tensors of the same size.
     """
     work = replace(work, shared=setup.rollout == 'shared')
-    turns = {work.turn(1): work.turn(1).all_images}
+    first = work.turn(1)
+    features = setup.rollout_encodes_once * feature_bytes(shape, setup, first.all_images)
+    moments = _turn_moments(shape, setup, first, first.all_images, features)
     if work.turns > 1 and not setup.keeps_turns:
         last = work.turn(work.turns)
-        turns[last] = last.all_images
+        images = last.all_images
         if setup.rollout_encodes_once:  # in earlier turns, all but the last replies
-            turns[last] = {image: count / (work.turns - 1)
-                           for image, count in work.all_reply_images.items()}
-    return {'bfloat16 copies of weights': cast_bytes(shape, setup), **_largest(
-        [moment for turn, images in turns.items()
-         for moment in _turn_moments(shape, setup, turn, images)])}
+            images = {image: count / (work.turns - 1)
+                      for image, count in work.all_reply_images.items()}
+            # Those of prompts and replies, and copies side by side for each conversation.
+            features += sum(feature_bytes(shape, setup, held)
+                            for held in (work.all_reply_images, last.all_images))
+        moments += _turn_moments(shape, setup, last, images, features)
+    return {'bfloat16 copies of weights': cast_bytes(shape, setup), **_largest(moments)}
 
 
 def _turn_moments(shape: PolicyShape, setup: Setup, work: Workload,
-                  images: Mapping[ImageInputs, float]) -> list[Bytes]:
-    """The start and the end of a rollout that encodes these images."""
+                  images: Mapping[ImageInputs, float], features: int) -> list[Bytes]:
+    """The start and the end of a rollout that encodes these images and holds these bytes of
+    features."""
     text = shape.text
     cache = text.cached * (setup.weight_bytes + setup.compute_bytes) // 2
     states = 4 * text.state
     prefill = replace(work, response_tokens=0)
     logits = work.responses * text.vocabulary * (4 + 3 * 8)
+    always: Bytes = {'image features': features}
     at_start: Bytes = {'key-value cache': cache * prefill.tokens,
                        'recurrent states': states * prefill.prefixes,
                        'prefill': forward_peak(shape, setup, prefill, images)}
     at_end: Bytes = {'key-value cache': cache * work.tokens,
                      'recurrent states': states * work.responses, 'logits': logits}
-    return [at_end, at_start]
+    return [always | at_end, always | at_start]

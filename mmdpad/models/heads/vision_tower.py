@@ -15,6 +15,7 @@ stay as they are. Towers built from other classes are left alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -94,61 +95,11 @@ def attend_in_windows(self: Any, hidden_states: Tensor, cu_seqlens: Tensor,
     return self.proj(output.flatten(1))
 
 
-class WindowedQwen2Attention(VisionAttention):
-    """Qwen2-VL's attention by :func:`attend_in_windows`."""
-    forward: Any = attend_in_windows
-
-
-class WindowedQwen2_5Attention(Qwen2_5_VLVisionAttention):
-    """Qwen2.5-VL's attention by :func:`attend_in_windows`."""
-    forward: Any = attend_in_windows
-
-
-class WindowedQwen3Attention(Qwen3VLVisionAttention):
-    """Qwen3-VL's attention by :func:`attend_in_windows`."""
-    forward: Any = attend_in_windows
-
-
-class WindowedQwen3_5Attention(Qwen3_5VisionAttention):
-    """Qwen3.5's attention by :func:`attend_in_windows`."""
-    forward: Any = attend_in_windows
-
-
-class WindowedQwen3_5MoeAttention(Qwen3_5MoeVisionAttention):
-    """The same with experts in the language model."""
-    forward: Any = attend_in_windows
-
-
-class WindowedQwen3MoeAttention(Qwen3VLMoeVisionAttention):
-    """Qwen3-VL-MoE's attention by :func:`attend_in_windows`."""
-    forward: Any = attend_in_windows
-
-
-class WindowedGlm4vAttention(Glm4vVisionAttention):
-    """GLM-4.1V's attention by :func:`attend_in_windows`."""
-    forward: Any = attend_in_windows
-
-
-class WindowedGlm4vMoeAttention(Glm4vMoeVisionAttention):
-    """GLM-4.5V's attention by :func:`attend_in_windows`."""
-    forward: Any = attend_in_windows
-
-
 def multiply_patches(self: Any, patches: Tensor) -> Tensor:
     """The ``forward`` of a convolution over patches that are as large as its kernel, as a matrix
     product: (N, C, ...) -> (N, D, 1, ...)."""
     rows = linear(patches.flatten(1), self.weight.flatten(1), self.bias)
     return rows.reshape(*rows.shape, *(1 for _ in patches.shape[2:]))
-
-
-class PatchProduct(nn.Conv3d):
-    """A patch embedding by :func:`multiply_patches`."""
-    forward: Any = multiply_patches
-
-
-class MergeProduct(nn.Conv2d):
-    """GLM-V's merging of patches by :func:`multiply_patches`."""
-    forward: Any = multiply_patches
 
 
 def normalize_at_once(self: Any, hidden_states: Tensor) -> Tensor:
@@ -158,27 +109,18 @@ def normalize_at_once(self: Any, hidden_states: Tensor) -> Tensor:
     return rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
 
 
-class FusedRMSNorm(Qwen2_5_VLRMSNorm):
-    """Qwen2.5-VL's norm by :func:`normalize_at_once`."""
-    forward: Any = normalize_at_once
-
-
-class FusedGlm4vRMSNorm(Glm4vRMSNorm):
-    """GLM-4.1V's norm by :func:`normalize_at_once`."""
-    forward: Any = normalize_at_once
-
-
-class FusedGlm4vMoeRMSNorm(Glm4vMoeRMSNorm):
-    """GLM-4.5V's norm by :func:`normalize_at_once`."""
-    forward: Any = normalize_at_once
-
-
-# By the class that each one replaces.
-_FASTER: dict[type, type[nn.Module]] = {kind.__mro__[1]: kind for kind in (
-    WindowedQwen2Attention, WindowedQwen2_5Attention, WindowedQwen3Attention,
-    WindowedQwen3MoeAttention, WindowedQwen3_5Attention, WindowedQwen3_5MoeAttention,
-    WindowedGlm4vAttention, WindowedGlm4vMoeAttention, PatchProduct, MergeProduct, FusedRMSNorm,
-    FusedGlm4vRMSNorm, FusedGlm4vMoeRMSNorm)}
+_FORWARDS: dict[Callable[..., Tensor], tuple[type[nn.Module], ...]] = {
+    attend_in_windows: (
+        VisionAttention, Qwen2_5_VLVisionAttention, Qwen3VLVisionAttention,
+        Qwen3VLMoeVisionAttention, Qwen3_5VisionAttention, Qwen3_5MoeVisionAttention,
+        Glm4vVisionAttention, Glm4vMoeVisionAttention),
+    multiply_patches: (nn.Conv3d, nn.Conv2d),
+    normalize_at_once: (Qwen2_5_VLRMSNorm, Glm4vRMSNorm, Glm4vMoeRMSNorm)}
+_FASTER: dict[type, type[nn.Module]] = {
+    kind: type(f'Faster{kind.__name__}', (kind, ), dict(forward=forward, __module__=__name__))
+    for forward, kinds in _FORWARDS.items() for kind in kinds}
+"""By the class that each one replaces."""
+globals().update((kind.__name__, kind) for kind in _FASTER.values())  # so they can be pickled
 
 
 def speed_up(tower: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.mask_iou import pairwise_iou, union_of
 from mmdpad.models.non_finite import naming_samples
 from mmdpad.models.scorers.box_scorer import as_plain
-from mmdpad.models.selectors import Asked, Selector, build_selector
-from mmdpad.models.selectors.building import as_config
+from mmdpad.models.selectors import Asked, Selector
+from mmdpad.models.selectors.building import build_selectors, distinct_parts
 from mmdpad.models.selectors.selector import best_of
 from mmdpad.prompts import read_choice
 from mmdpad.prompts.short_answers import comparable
@@ -39,44 +39,60 @@ class Choice:
     Attributes:
         num_samples: How many answers are sampled.
         selector: Gives each a value; the best one is the answer.
-        abstain_below: If no value is at least this, there is no answer; None: there always is one.
+        abstain_below: If the value of the best one is not at least this, there is no answer; None:
+            there always is one.
+        abstain_by: Gives that value; None for ``selector``.
         compare_greedy: Whether the greedy answer is also asked for, for a comparison.
-        config: The selector's config.
     """
 
     num_samples: int
     selector: Selector
     abstain_below: float | None = None
+    abstain_by: Selector | None = None
     compare_greedy: bool = False
-    config: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, test_cfg: Mapping[str, Any], tasks: Mapping[str, Task]) -> Choice | None:
         """Build what a checked `test_cfg` says; None without ``num_samples``.
 
         Raises:
-            ValueError: The selector cannot be built, or not used for these tasks.
+            ValueError: See :func:`mmdpad.models.selectors.building.build_selectors`.
         """
         if test_cfg.get('num_samples') is None:
             return None
-        config = as_config(test_cfg['select'])
-        selector = build_selector(config)
-        selector.check_tasks(tasks)
-        selector.prepare()
-        return cls(int(test_cfg['num_samples']), selector, test_cfg.get('abstain_below'),
-                   test_cfg.get('compare_greedy', False), config)
+        selectors = build_selectors(test_cfg, tasks)
+        for selector in selectors.values():
+            selector.prepare()
+        return cls(int(test_cfg['num_samples']), selectors['select'],
+                   test_cfg.get('abstain_below'), selectors.get('abstain_by'),
+                   test_cfg.get('compare_greedy', False))
+
+    @property
+    def parts(self) -> list[Selector]:
+        """The selectors that are measured."""
+        return distinct_parts(filter(None, (self.selector, self.abstain_by)))
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether a part needs the policy."""
+        return any(part.needs_policy for part in self.parts)
 
     def describe(self) -> dict[str, Any]:
         """What the choice depends on, as plain data without folders of this machine."""
-        return dict(num_samples=self.num_samples, select=as_plain(self.config),
-                    abstain_below=self.abstain_below)
+        return dict(num_samples=self.num_samples, select=as_plain(self.selector.config),
+                    abstain_below=self.abstain_below,
+                    **(dict(abstain_by=as_plain(self.abstain_by.config))
+                       if self.abstain_by else {}))
 
     def make(self, selection: Selection) -> int:
         """Write the choice into a selection, and return the best candidate, chosen or not."""
         selection.scores = self.selector.values(selection)
         best = best_of(selection.scores, selection.usable)
-        selection.value = float(selection.scores[best])
-        rejected = self.abstain_below is not None and not selection.value >= self.abstain_below
+        selection.value = selection.confidence = float(selection.scores[best])
+        if self.abstain_by is not None:
+            selection.confidence = float(self.abstain_by.values(selection)[best])
+        rejected = (self.abstain_below is not None
+                    and not selection.confidence >= self.abstain_below)
         selection.chosen = None if rejected else best
         return best
 
@@ -108,9 +124,9 @@ def choose_answers(model: ReasoningSegmentor, inputs: Inputs,
             candidates, {}, np.zeros((0, 0)), greedy_one,
             seconds=dict(sample=seconds[row], decode=time.perf_counter() - started)))
     started = time.perf_counter()
-    parts = choice.selector.parts
-    prompts = (model.encode_prompts(inputs, [*data_samples])
-               if any(part.needs_policy for part in parts) else [None] * len(data_samples))
+    parts = choice.parts
+    prompts = (model.encode_prompts(inputs, [*data_samples]) if choice.needs_policy
+               else [None] * len(data_samples))
     asked = [Asked(image, selection.candidates, prompt, sample)
              for image, selection, prompt, sample in zip(
                  inputs['model_image'], selections, prompts, data_samples, strict=True)]
@@ -221,8 +237,10 @@ def _answer_of(model: ReasoningSegmentor, choice: Choice, selection: Selection,
     parsed = candidate.parsed
     if selection.chosen is None:
         parsed = ParseFailure(
-            ABSTAINED, f'the best of {len(selection)} answers has the value {selection.value:.3g} '
-            f'by the selector {choice.selector.name!r}, which is below {choice.abstain_below}',
+            ABSTAINED, f'the best of {len(selection)} answers has the value '
+            f'{selection.confidence:.3g} by the selector '
+            f'{(choice.abstain_by or choice.selector).name!r}, which is below '
+            f'{choice.abstain_below}',
             parsed.think, parsed.caption)
     return dict(response=candidate.response, truncated=candidate.truncated,
                 response_ids=candidate.response_ids, parsed=parsed,

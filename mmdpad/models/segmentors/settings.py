@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdpad.geometry.crops import CropLimits
 from mmdpad.models.rollouts.sampling import check_sampling
-from mmdpad.models.selectors.building import as_config
+from mmdpad.models.selectors.building import SELECTORS, as_config
 from mmdpad.registry import MODELS
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
@@ -22,7 +22,7 @@ TEST_CFG = dict(temperature=0.0, max_new_tokens=1024)
 CONVERSATION: dict[str, Any] = dict(max_turns=2, max_tokens=4096, limits=None,
                                     decode_in_crop=False)
 """Settings of conversations, see :func:`conversation_settings`."""
-CHOICE = ('num_samples', 'select', 'abstain_below', 'compare_greedy')
+CHOICE = ('num_samples', *SELECTORS, 'abstain_below', 'compare_greedy')
 """Keys of `model.test_cfg` that say how to choose among several answers, see
 :class:`mmdpad.models.segmentors.choosing.Choice`."""
 
@@ -81,7 +81,8 @@ def check_choice(test_cfg: Mapping[str, Any], sampling: Mapping[str, Any]) -> No
 
     Raises:
         ValueError: There is no selector, or it is none; equal answers would be sampled; a consensus
-            has one answer only; or a value is of another kind.
+            has one answer only; there is ``abstain_by``, but no threshold; or a value is of another
+            kind.
     """
     count, temperature = sampling['group_size'], sampling['temperature']
     if count > 1 and temperature == 0:
@@ -91,12 +92,19 @@ def check_choice(test_cfg: Mapping[str, Any], sampling: Mapping[str, Any]) -> No
     if test_cfg.get('select') is None:
         raise ValueError(f'`test_cfg.select` should say how to choose among `test_cfg.num_samples` '
                          f"= {count} answers, but got None; set it, such as select='consensus'")
-    config = as_config(test_cfg['select'])
-    parts = [part for _, part in config.get('selectors', {}).values()] or [config]
-    if count == 1 and any(part['type'] == 'ConsensusSelector' for part in parts):
-        raise ValueError('`test_cfg.num_samples` should be at least 2 for a consensus, but got 1; '
-                         'set num_samples=8, or another `select`')
+    for name in SELECTORS:
+        if test_cfg.get(name) is None:
+            continue
+        config = as_config(test_cfg[name], f'test_cfg.{name}')
+        parts = [part for _, part in config.get('selectors', {}).values()] or [config]
+        if count == 1 and any(part['type'] == 'ConsensusSelector' for part in parts):
+            raise ValueError(f'`test_cfg.num_samples` should be at least 2 for a consensus, but '
+                             f'got 1; set num_samples=8, or another `{name}`')
     threshold = test_cfg.get('abstain_below')
+    if threshold is None and (judge := test_cfg.get('abstain_by')) is not None:
+        raise ValueError(f'`test_cfg.abstain_below` should be set where `test_cfg.abstain_by` is '
+                         f'{judge!r}, but got None; set it, such as abstain_below=0.3, or leave '
+                         f'`abstain_by` out')
     if threshold is not None:
         check_number('test_cfg.abstain_below', threshold, 'a finite number or None', math.isfinite)
     if not isinstance(greedy := test_cfg.get('compare_greedy', False), bool):

@@ -45,8 +45,11 @@ def check_fit(module: BaseDetector, state: dict, prefix: str, *_: Any) -> None:
     """Refuse a checkpoint that does not fit the policy, or its adapter, in names, shapes or
     scaling, before anything is loaded.
 
-    mmengine would only warn, and continue with a partially loaded policy.
+    mmengine would only warn, and continue with a partially loaded policy. Names of the reference,
+    which merged checkpoints of FSDP2 once had, are removed.
     """
+    for key in [key for key in state if key.startswith(f'{prefix}reference.')]:
+        del state[key]
     scaling = None
     if module.policy.has_adapter:
         # Not the model's buffer, which a strategy may already have overwritten.

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 from mmdpad.registry import MODELS
+from mmdpad.tasks import Task
 
 from .selector import Selector
 
@@ -19,6 +20,9 @@ SHORT_NAMES: dict[str, dict[str, Any]] = dict(
     consensus=dict(type='ConsensusSelector'), oracle=dict(type='OracleSelector'))
 """Short name -> config. Commands and inferencers put the discriminator of the config's own reward
 in place of the paper's CLIP."""
+SELECTORS = ('select', 'abstain_by')
+"""Keys of `model.test_cfg` that name a selector: one chooses, the other's value of what was chosen
+says whether to abstain."""
 
 
 def as_config(select: Any, path: str = 'test_cfg.select',
@@ -92,8 +96,41 @@ def build_selector(select: Any, path: str = 'test_cfg.select') -> Selector:
     Raises:
         ValueError: The config names another kind of model, or see :func:`as_config` and the class.
     """
-    selector = MODELS.build(as_config(select, path))
+    config = as_config(select, path)
+    selector = MODELS.build(config)
     if not isinstance(selector, Selector):
         raise ValueError(f'`{path}.type` should be ConsensusSelector or another subclass of '
                          f'Selector, but got {type(selector).__name__}; use such a class')
+    selector.config = config
     return selector
+
+
+def build_selectors(test_cfg: Mapping[str, Any], tasks: Mapping[str, Task]) -> dict[str, Selector]:
+    """Build the selectors of a `test_cfg`, by those of :data:`SELECTORS` that are set.
+
+    Raises:
+        ValueError: One cannot be built or cannot serve these tasks, or see :func:`distinct_parts`.
+    """
+    found = {key: build_selector(test_cfg[key], f'test_cfg.{key}') for key in SELECTORS
+             if test_cfg.get(key) is not None}
+    for selector in found.values():
+        selector.check_tasks(tasks)
+    distinct_parts(found.values())
+    return found
+
+
+def distinct_parts(selectors: Iterable[Selector]) -> list[Selector]:
+    """The parts of some selectors, of which equal ones are measured once.
+
+    Raises:
+        ValueError: Parts of the same name differ.
+    """
+    found: dict[str, Selector] = {}
+    for part in (part for selector in selectors for part in selector.parts):
+        if found.setdefault(part.name, part).config != part.config:
+            raise ValueError(
+                f'The selectors in `test_cfg.select` and `test_cfg.abstain_by` that are named '
+                f'{part.name!r} should be equal, but got {found[part.name].config} and '
+                f'{part.config}; correct one, or name one otherwise, as in '
+                f"`dict(type='WeightedSelector', selectors=dict(NAME=(1.0, dict(type=...)), ...))`")
+    return [*found.values()]

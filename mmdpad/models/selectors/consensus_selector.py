@@ -41,6 +41,8 @@ class ConsensusSelector(Selector):
 
     def __init__(self, vote: bool = False) -> None:
         self.vote = vote
+        if vote:
+            self.name = 'vote'
 
     def check_tasks(self, tasks: Mapping[str, Task]) -> None:
         """See :class:`Selector`."""
@@ -48,7 +50,7 @@ class ConsensusSelector(Selector):
             check_masks('ConsensusSelector with `vote`', tasks)
         refuse(self.name, [name for name, task in tasks.items() if task.has_labels],
                'answers that are one mask or in words, not labelled boxes',
-               "set `model.test_cfg.select='likelihood'`")
+               "name 'likelihood' instead")
 
     def values(self, selection: Selection) -> np.ndarray:
         """See :class:`Selector`."""

@@ -43,9 +43,11 @@ class Selector(ABC):
             its values in :attr:`.Selection.values`.
         needs_policy: Whether :meth:`measure` needs the policy and encoded prompts.
         needs_truth: Whether it needs the ground truth, and so can only serve in an evaluation.
+        config: What it was built from.
     """
 
     name: str
+    config: Mapping[str, Any] = {}
     needs_policy = False
     needs_truth = False
 
@@ -110,7 +112,7 @@ def check_masks(name: str, tasks: Mapping[str, Task]) -> None:
         ValueError: A task decodes none.
     """
     refuse(name, [task for task, own in tasks.items() if not own.decodes_masks],
-           'answers with masks', "set `model.test_cfg.select='likelihood'`, which suits all tasks")
+           'answers with masks', "name 'likelihood' instead, which suits all tasks")
 
 
 def refuse(name: str, tasks: Sequence[str], wanted: str, fix: str) -> None:

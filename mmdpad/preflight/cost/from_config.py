@@ -19,7 +19,7 @@ from mmdpad.datasets.transforms import ModelImageResize
 from mmdpad.datasets.wrappers import open_wrappers
 from mmdpad.engine.config_nodes import find_nodes
 from mmdpad.engine.runner import GRPOTrainLoop
-from mmdpad.engine.short_selectors import write_out_selector
+from mmdpad.engine.short_selectors import write_out_selectors
 from mmdpad.models import (
     BoxDecoder,
     CLIPDiscriminator,
@@ -356,7 +356,7 @@ def _with_clips(config: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a config whose discriminators are in memory in training."""
     test_cfg = dict(config['model'].get('test_cfg') or {})
     config = dict(config, model=dict(config['model'], test_cfg=test_cfg))
-    write_out_selector(config)
+    write_out_selectors(config)
     return {name: config[name] for name in ('model', 'default_hooks', 'custom_hooks', 'train_cfg',
                                               'val_evaluator') if config.get(name)}
 

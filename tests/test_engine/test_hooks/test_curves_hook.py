@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,8 +31,10 @@ def test_a_resumed_run_has_its_curves_from_the_start(tiny_config, monkeypatch):
     assert drawn[1] == [f'{run.log_dir}/vis_data/scalars.json' for run in (first, second)]
 
 
-@pytest.mark.parametrize('rows', [None, [dict(iter=1, step=1, loss=1.0)]])
-def test_without_numbers_nothing_is_drawn_and_the_log_says_so(tmp_path, caplog, rows):
+@pytest.mark.parametrize('rows, found', [
+    (None, 'no log; draw'),
+    ([dict(iter=1, step=1, loss=1.0)], r".*scalars.json: \['iter', 'loss', 'step'\]; draw")])
+def test_without_numbers_nothing_is_drawn_and_the_log_says_so(tmp_path, caplog, rows, found):
     if rows:
         write_jsonl(str(tmp_path / '1/vis_data/scalars.json'), rows)
     runner = SimpleNamespace(work_dir=str(tmp_path), log_dir=str(tmp_path / '1'),
@@ -39,4 +42,5 @@ def test_without_numbers_nothing_is_drawn_and_the_log_says_so(tmp_path, caplog, 
     with caplog.at_level(logging.INFO):
         CurvesHook().after_train(runner)
     assert not list(tmp_path.rglob('*.png'))
-    assert caplog.messages[0].startswith('No training curves are drawn: ')
+    assert re.match(f'No training curves are drawn: The logs of a run should have .*, but got '
+                    f'{found} a run of `GRPOTrainLoop`', caplog.messages[0])

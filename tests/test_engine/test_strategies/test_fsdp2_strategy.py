@@ -273,6 +273,32 @@ def test_a_reference_in_parts_follows_the_policy(make_config, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_frozen_tower_that_the_reference_shares(make_config, tmp_path):
+    """Checkpoints name it once, and two processes resume from one and one from two; from an older
+    checkpoint, too, which named it twice."""
+    changes = {'model.policy.freeze_vision': True}
+    whole = run_here(make_config('one', iterations=3, **changes))
+    launch(make_config('parts', 2, strategy=FSDP2, **changes), 2)
+    folder = tmp_path / 'parts/iter_2.pth'
+    merged = merge_shards(folder)
+    shared = {name.replace('policy.', 'reference.', 1): name for name in whole if 'visual' in name}
+    assert shared and merged['state_dict'].keys() == whole.keys()
+
+    merged['state_dict'] |= {name: merged['state_dict'][own] for name, own in shared.items()}
+    torch.save(merged, tmp_path / 'merged.pth')  # before the file changes to which it is mapped
+    plain = torch.load(folder / 'plain.pth', weights_only=False)
+    torch.save(dict(plain, tied=plain['tied'] | shared), folder / 'plain.pth')
+    assert merge_shards(folder)['state_dict'].keys() == whole.keys()
+    resumed = make_config('resumed', iterations=3, resume=True,
+                          load_from=str(tmp_path / 'merged.pth'), **changes)
+    assert farthest(run_here(resumed), whole) < 1e-12
+    for name, checkpoint in dict(older=folder, from_one=tmp_path / 'one/iter_2.pth').items():
+        config = make_config(name, 2, iterations=3, strategy=FSDP2, **changes)
+        launch(config, 2, '--resume', str(checkpoint))
+        assert farthest(read_weights(tmp_path / name / 'iter_3.pth'), whole) < 1e-12
+
+
+@pytest.mark.slow
 def test_bfloat16_passes_over_float32_masters(make_config, tmp_path):
     """Weights and optimizer on the CPU, a validation after each step."""
     config = make_config('half', processes=2, strategy=dict(

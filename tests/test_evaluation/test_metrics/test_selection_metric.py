@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 """The metric of choosing among sampled answers."""
 import json
+from dataclasses import replace
 from math import nan
 
 import numpy as np
@@ -147,6 +148,13 @@ def test_abstentions():
     assert found['failed_abstained'] == 2
     assert found['no_target_abstained'] == 50 and found['target_abstained'] == 50
     assert found['chosen_giou'] == 50, 'nothing is right where there is no target'
+
+
+def test_what_decides_an_abstention_is_in_the_line():
+    selection = replace(SAMPLES[0]['selection'], confidence=.25)
+    row = SelectionMetric().score(dict(SAMPLES[0], selection=selection))
+    assert row['confidence'] == .25 != row['value']
+    assert SelectionMetric().score(SAMPLES[0])['confidence'] is None
 
 
 def test_thresholds_in_the_file():

@@ -33,7 +33,7 @@ from mmdpad.models.cost.memory import (
 )
 from mmdpad.models.cost.shapes import PolicyShape
 from mmdpad.models.cost.workload import Setup, Workload
-from mmdpad.models.heads import token_log_probs
+from mmdpad.models.heads import token_log_probs, vlm_reasoning_head
 from mmdpad.models.rollouts.conversations import ConversationSampler
 
 CHECKPOINTING = dict(gradient_checkpointing=True)
@@ -246,8 +246,12 @@ def test_the_last_turn_of_conversations_may_hold_the_most(head):
     assert rollout_memory(shape, Setup(freeze_vision=True), work)['prefill'] <= last['prefill']
 
 
-def test_a_rollout_of_conversations_holds_what_was_measured(tmp_path, monkeypatch):
-    model = segmentor(tiny_policy(tmp_path), group_size=8)
+@pytest.mark.parametrize('freeze_vision', [False, True])
+def test_a_rollout_of_conversations_holds_what_was_measured(tmp_path, monkeypatch, freeze_vision):
+    """A CPU also holds what a GPU does not: the pixels of replies and, side by side, those of the
+    conversations, and copies of weights for decoding."""
+    monkeypatch.setattr(vlm_reasoning_head, 'CPU_PATCHES', 10**6)  # all in one call, as on a GPU
+    model = segmentor(tiny_policy(tmp_path), dict(freeze_vision=freeze_vision), group_size=8)
     batch, work = synthetic_conversations(model, 112, prompts=1, group_size=8, length=20)
     head, image = model.policy, torch.zeros(3, 112, 112, dtype=torch.uint8)
     head.end_tokens = [511]
@@ -258,9 +262,18 @@ def test_a_rollout_of_conversations_holds_what_was_measured(tmp_path, monkeypatc
     with tracker:
         _, talks = sampler(batch.prompts, [image], [(112, 112)], group_size=8, max_new_tokens=20)
     work = replace(work, reply_tokens=len(talks[0]) - 40)
-    estimate = rollout_memory(shape_of(model), Setup(), work)
+    shape = shape_of(model)
+    estimate = rollout_memory(shape, Setup(freeze_vision=freeze_vision), work)
     weights = sum(p.nbytes for p in model.parameters())
-    assert weights + sum(estimate.values()) == pytest.approx(tracker.peak, rel=0.2)
+    merged = ('q_proj.weight', 'k_proj.weight', 'v_proj.weight', 'gate_proj.weight',
+              'up_proj.weight')
+    copies = sum(p.nbytes for name, p in head.family.language(head.model).named_parameters()
+                 if name.endswith(merged))
+    pixels = (8 + 8 * 2) * 4 * work.image.numbers
+    assert weights + copies + pixels + sum(estimate.values()) == pytest.approx(
+        tracker.peak, rel=0.15)
+    # Of 49 tokens an image: a prompt's and eight replies', and both again in each conversation.
+    assert estimate['image features'] == freeze_vision * (1 + 8 + 8 * 2) * 49 * 128 * 4
 
 
 def test_moments_are_not_added_up_and_shards_divide_what_is_per_weight(head):

@@ -107,6 +107,30 @@ def test_if_no_value_is_high_enough_there_is_no_answer(build, samples):
     assert unusable.reasoning['parsed'].reason == 'no_answer'
 
 
+def test_another_selector_may_say_whether_to_abstain(build, samples):
+    """By its value of the answer that was chosen, here the first of equal scores, which agrees
+    least with the others: widths of 32, 56 and 60, so (32 / 56 + 32 / 60) / 2."""
+    texts = [boxed(60), boxed(84), boxed(88)]
+    how = dict(select='decoder_score', abstain_by='consensus')
+    answered, = build(texts, abstain_below=0.4, **how).test_step(samples[0])
+    found = answered.selection
+    assert found.chosen == 0 and found.value == found.scores[0] == found.scores[1]
+    assert found.confidence == found.overlaps[0, 1:].mean() == pytest.approx(0.55, abs=0.05)
+    assert found.overlaps[1, [0, 2]].mean() > 0.7
+    rejected, = build(texts, abstain_below=0.7, **how).test_step(samples[0])
+    assert rejected.selection.chosen is None and len(rejected.pred_instances) == 0
+    assert "by the selector 'consensus', which is below 0.7" in rejected.reasoning['parsed'].detail
+
+
+def test_what_two_selectors_share_is_measured_once(build):
+    choice = build(select='likelihood', abstain_below=0.1,
+                   abstain_by=[(0.5, 'likelihood'), (1, 'consensus')]).choice
+    assert [part.name for part in choice.parts] == ['likelihood', 'consensus']
+    assert choice.needs_policy and not build(abstain_below=0.1, abstain_by=dict(
+        type='ConsensusSelector', vote=True)).choice.needs_policy
+    assert choice.describe()['abstain_by']['selectors']['likelihood'][0] == 0.5
+
+
 def test_a_vote_for_no_pixel_is_the_answer_that_there_is_no_target(build, samples):
     vote = dict(type='ConsensusSelector', vote=True)
     sample, = build([boxed(20, x1=0), boxed(60, x1=40), boxed(100, x1=80)],
@@ -126,9 +150,12 @@ def test_answers_in_words(build, samples):
     assert sample.reasoning['invented'] == 0
 
 
-def test_a_selector_that_a_task_cannot_have(build):
+@pytest.mark.parametrize('how', [
+    dict(select='decoder_score'),
+    dict(select='likelihood', abstain_by='decoder_score', abstain_below=0.3)])
+def test_a_selector_that_a_task_cannot_have(build, how):
     with pytest.raises(ValueError, match="for the selector 'decoder_score', but .* do not"):
-        build(tasks=TASKS, select='decoder_score')
+        build(tasks=TASKS, **how)
 
 
 def ids_of(samples):
@@ -186,6 +213,13 @@ def test_recorded_log_probabilities_are_those_of_a_pass(build, samples):
     (dict(num_samples=2.5, select='likelihood'), '`test_cfg.num_samples` should be a whole number'),
     (dict(num_samples=2, select='likelihood', abstain_below=float('nan')),
      '`test_cfg.abstain_below` should be a finite number or None'),
+    (dict(abstain_by='consensus'), '`test_cfg.num_samples` should be set where `test_cfg.abstain'),
+    (dict(num_samples=2, select='likelihood', abstain_by='consensus'),
+     "`test_cfg.abstain_below` should be set where `test_cfg.abstain_by` is 'consensus'"),
+    (dict(num_samples=1, select='likelihood', abstain_by='consensus', abstain_below=0.3),
+     'should be at least 2 .* or another `abstain_by`'),
+    (dict(num_samples=2, select='likelihood', abstain_by='best', abstain_below=0.3),
+     "`test_cfg.abstain_by` should be one of .* but got 'best'"),
     (dict(num_samples=2, select='likelihood', compare_greedy='yes'),
      "`test_cfg.compare_greedy` should be True or False, but got 'yes'")])
 def test_settings_that_contradict_each_other(test_cfg, told):

@@ -134,8 +134,10 @@ def test_frozen_parts_stay_out_of_the_state_and_in_eval_mode(model):
     assert not any(p.requires_grad for p in model.reference.parameters())
     state = model.state_dict()
     assert state and all(key.startswith('policy.') for key in state)
-    report = model.load_state_dict(state)
-    assert not report.missing_keys and not report.unexpected_keys
+    former = {name.replace('policy.', 'reference.', 1): value for name, value in state.items()}
+    for given in (state, state | former):
+        report = model.load_state_dict(given)
+        assert not report.missing_keys and not report.unexpected_keys
 
 
 def test_a_batch_without_rollout_or_responses_has_no_loss(model, batch):

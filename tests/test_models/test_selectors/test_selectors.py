@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 from mmdpad.geometry.mask_iou import pairwise_iou
 from mmdpad.models.segmentors.choosing import overlaps_of
 from mmdpad.models.selectors import Asked, build_selector
-from mmdpad.models.selectors.building import as_config
+from mmdpad.models.selectors.building import as_config, build_selectors
 from mmdpad.registry import MODELS
 from mmdpad.structures import (
     AnsweredObject,
@@ -207,6 +207,19 @@ def test_two_selectors_of_a_class_in_a_sum():
     assert [part.name for part in build_selector(config).parts] == list(config['selectors'])
 
 
+def test_selectors_of_one_name_must_be_equal():
+    """They are measured once."""
+    clip = dict(type='DiscriminationSelector', discriminator=dict(type='WidthDiscriminator'))
+    other, tasks = dict(clip, contrast='masked'), dict(masks=MASKS)
+    found = build_selectors(dict(select=clip, abstain_by=[(1, clip), (1, 'consensus')]), tasks)
+    assert list(found) == ['select', 'abstain_by']
+    for by in (other, [(1, other), (1, 'consensus')]):
+        with pytest.raises(ValueError, match="named 'discrimination' should be equal, but got"):
+            build_selectors(dict(select=clip, abstain_by=by), tasks)
+    renamed = dict(type='WeightedSelector', selectors=dict(masked=(1, other), consensus=1))
+    build_selectors(dict(select=clip, abstain_by=renamed), tasks)
+
+
 def test_the_short_name_takes_the_discriminator_that_is_given():
     own = dict(discriminator=dict(type='WidthDiscriminator'), region_margin=0.1)
     assert as_config('discrimination')['discriminator'] == dict(type='CLIPDiscriminator')
@@ -247,4 +260,4 @@ def test_tasks_that_a_selector_cannot_serve(select, refused):
     with pytest.raises(ValueError) as error:
         selector.check_tasks(tasks)
     assert f'for the selector {select!r}, but {refused} do not' in str(error.value)
-    assert "select='likelihood'" in str(error.value)
+    assert "name 'likelihood' instead" in str(error.value)
