@@ -78,7 +78,7 @@ def _clip_sizes(name: str) -> _CLIPSizes:
 
 
 def sam_cost(config: Mapping[str, Any], images: int) -> FrozenCost:
-    """Cost of a mask decoder. Operations are those of its image encoder; a mask takes 3.7 GFLOP more,
+    """Cost of a mask decoder. Operations are those of its image encoder; a mask takes 3.7 GFLOP,
     1/1500 of an image with ViT-H and 1/260 with ViT-B.
 
     Args:
