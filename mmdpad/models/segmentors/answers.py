@@ -50,10 +50,12 @@ def find_answers(model: ReasoningSegmentor, inputs: Inputs,
         rollout = model.finish_rollout(model._start(some, samples, **model.test_cfg,
                                                     prompt_numbers=numbers))
         tokens = [None if math.isnan(n) else int(n) for n in rollout.reasoning_tokens.tolist()]
+        records: Sequence[ConversationRecord | None] = (
+            rollout.conversations or [None] * len(missing))
         found |= zip(missing, map(
             _answer, rollout.texts, rollout.truncated.tolist(),
             own_tokens(rollout.response_ids, rollout.response_mask), rollout.parsed, tokens,
-            rollout.conversations or [None] * len(missing)), strict=True)
+            records), strict=True)
     return [found[row] for row in range(len(data_samples))]
 
 
