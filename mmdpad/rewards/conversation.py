@@ -78,8 +78,10 @@ class CropContainsTargetReward(_OfConversations):
 
     def __call__(self, rollout: RolloutBatch) -> Tensor:
         """Returns a (B, G) tensor in [0, 1]; 0 if no crop was shown, or there is no target."""
-        places = [[outer_edges(convert(box)) for box in boxes.tolist()] for convert, boxes in zip(
-            to_original_frame(rollout), rollout.target_boxes, strict=True)]
+        places = []
+        for convert, targets in zip(to_original_frame(rollout), rollout.targets, strict=True):
+            last = (0.0, 0.0) if targets.get('outer_edges') else (1.0, 1.0)
+            places.append([outer_edges(convert(box), last) for box in targets.bboxes.tolist()])
         return rollout.per_response([
             self._score(record, places[row // rollout.group_size])
             for row, record in enumerate(self.records(rollout))])

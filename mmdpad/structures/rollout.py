@@ -128,14 +128,20 @@ class RolloutBatch:
     def target_boxes(self) -> list[Tensor]:
         """B tensors (K, 4) float, XYXY in pixels of the model images: the boxes of each prompt's
         targets; K is 0 if there is no target."""
-        return [targets.bboxes for targets in self._targets()]
+        return [targets.bboxes for targets in self.targets]
 
     @property
     def target_points(self) -> list[Tensor]:
         """B tensors (K, P, 2) float, (x, y) in pixels of the model images: P points per target."""
-        return [targets.points for targets in self._targets()]
+        return [targets.points for targets in self.targets]
 
-    def _targets(self) -> list[Any]:
+    @property
+    def targets(self) -> list[Any]:
+        """The ``model_targets`` of B prompts, as :class:`.PackReasoningInputs` packs them.
+
+        Raises:
+            ValueError: A prompt has none.
+        """
         for sample in self.data_samples:
             if not hasattr(sample, 'model_targets'):
                 raise ValueError(

@@ -16,12 +16,13 @@ def crop(*box):
     return Crop(box, (112, 112))
 
 
-def rollout_of(*records, boxes=((2.0, 3.0, 2.75, 3.75), )):
+def rollout_of(*records, boxes=((2.0, 3.0, 2.75, 3.75), ), **metainfo):
     """Model images of 16 x 16 pixels of originals that are four times as wide and high, so that the
     target has 4 x 4 pixels there, from (8, 12) to (11, 15)."""
     sample = DetDataSample(metainfo=dict(ori_shape=(64, 64)))
-    sample.model_targets = InstanceData(bboxes=torch.tensor(boxes).reshape(-1, 4),
-                                        points=torch.zeros(len(boxes), 2, 2))
+    sample.model_targets = InstanceData(
+        metainfo=metainfo, bboxes=torch.tensor(boxes).reshape(-1, 4),
+        points=torch.zeros(len(boxes), 2, 2))
     texts = ['t'] * len(records)
     return RolloutBatch([sample], [torch.zeros(3, 16, 16)], len(records), texts,
                         [parse_response(text) for text in texts],
@@ -50,6 +51,21 @@ def test_several_targets_count_alike_and_none_give_nothing():
     two = ((2.0, 3.0, 2.75, 3.75), (10.0, 10.0, 12.0, 12.0))
     assert CropContainsTargetReward()(rollout_of(record, boxes=two)).tolist() == [[0.5]]
     assert CropContainsTargetReward()(rollout_of(record, boxes=())).tolist() == [[0]]
+
+
+def test_x2_and_y2_of_a_target_may_be_outer_edges_already():
+    """As of a question about classes, whose target from (2, 3) to (3, 4) has the same pixels from
+    (8, 12) to (11, 15), and whose target at the border has those up to (63, 63)."""
+    def found(box, shown, **metainfo):
+        rollout = rollout_of((2, (crop(*shown), )), boxes=(box, ), **metainfo)
+        return [CropContainsTargetReward(threshold=threshold)(rollout).item()
+                for threshold in (None, 1)]
+
+    around = 8, 12, 12, 16
+    assert found((2.0, 3.0, 3.0, 4.0), around, outer_edges=True) == [1, 1]
+    assert found((2.0, 3.0, 2.75, 3.75), around, outer_edges=False) == [1, 1]
+    assert found((2.0, 3.0, 3.0, 4.0), (8, 12, 11, 16), outer_edges=True) == [0.75, 0]
+    assert found((15.0, 15.0, 16.0, 16.0), (0, 0, 64, 64), outer_edges=True) == [1, 1]
 
 
 @pytest.mark.parametrize('term', [TurnCostReward(), CropContainsTargetReward()])

@@ -42,7 +42,8 @@ class PackReasoningInputs(BaseTransform):
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
     - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the model frame,
       from ``model_boxes`` and ``model_points``; ``labels`` (K,) long, from ``model_labels``, if the
-      question names classes;
+      question names classes; and as metainfo ``outer_edges``, whether x2 and y2 are outer edges and
+      not inclusive;
     - ``model_ignored``: ``bboxes`` (n, 4) float32, ``labels`` (n,) long and ``crowds`` (n,) bool,
       in the model frame, of what is neither target nor mistake, from ``model_ignored``;
     - ``model_negatives``: ``bboxes`` (n, 4) float32 of objects other than the target, in the
@@ -84,6 +85,7 @@ class PackReasoningInputs(BaseTransform):
                 masks=torch.from_numpy(results['ignore_mask'])[None])
         if 'model_boxes' in results:
             sample.model_targets = InstanceData(
+                metainfo=dict(outer_edges=results.get('outer_edges', False)),
                 bboxes=results['model_boxes'], points=results['model_points'],
                 **({'labels': results['model_labels']} if 'model_labels' in results else {}))
         if 'model_ignored' in results:

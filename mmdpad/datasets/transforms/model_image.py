@@ -122,7 +122,7 @@ class TargetsFromBoxes(BaseTransform):
     ``model_points`` (K, 1, 2) float32, (x, y); K is 0 if there is no target. If the results have
     ``classes``, also ``model_labels`` (K,) long and, of the n ignored instances,
     ``model_ignored``: a dict of ``bboxes`` (n, 4) float32, ``labels`` (n,) long and ``crowds`` (n,)
-    bool.
+    bool; and ``outer_edges``, True.
 
     Raises:
         DatasetError: A target has no box, or its box is inverted or lies outside the image.
@@ -202,5 +202,6 @@ def _add_targets(results: dict, points: np.ndarray, outer: bool = False,
     if outer:  # an object too thin for the model frame keeps a pixel
         scaled[:, 0] = torch.minimum(scaled[:, 0], last - 1)
         scaled[:, 1] = torch.maximum(scaled[:, 1], scaled[:, 0] + 1)
+        results['outer_edges'] = True
     results['model_boxes'] = scaled[:, :2].reshape(-1, 4)
     results['model_points'] = scaled[:, 2:]

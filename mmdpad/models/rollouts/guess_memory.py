@@ -86,15 +86,20 @@ class GuessMemory:
     processes. Whatever else was sampled since (an evaluation) is remembered only until
     :meth:`forget_recent`.
 
+    Args:
+        turns: Most turns of a conversation, each of which is added as a rollout, and which are kept
+            like one. 1 without conversations.
+
     Attributes:
         log: Of what was last shared: ``speculation/acceptance_length``, the mean number of tokens
             that a sample gets in a pass, and ``speculation/acceptance_rate``, the share of guesses
             that were right; empty if there were no guesses.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turns: int = 1) -> None:
+        self.turns = turns
         self.rollouts: deque[list[dict[str, Any]]] = deque(maxlen=ROLLOUTS)
-        self.recent: deque[dict[str, Any]] = deque(maxlen=ROLLOUTS)
+        self.recent: deque[dict[str, Any]] = deque(maxlen=ROLLOUTS * turns)
         self.tallies = np.zeros((2, *SHAPE))
         self.log: dict[str, float] = {}
         self._sorted: dict[bool, Packed] = {}
@@ -140,7 +145,7 @@ class GuessMemory:
             tokens=torch.from_numpy(tokens), lengths=torch.from_numpy(lengths),
             draws=None if draws is None else torch.from_numpy(draws),
             tally=torch.from_numpy(tally.astype(np.float32)), counts=torch.tensor(counts)),
-            MOST_TOKENS))
+            MOST_TOKENS // self.turns))
         self._sorted.clear()
 
     def observations(self, greedy: bool) -> Packed:

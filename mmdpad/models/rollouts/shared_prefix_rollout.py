@@ -82,6 +82,10 @@ class SharedPrefixRollout(DrawingEngine):
         self.memory = GuessMemory()
         self.decoding = Decoding(cuda_graphs)
 
+    def expect_conversations(self, images: int, tokens: int) -> None:
+        """See :class:`RolloutEngine`; a conversation has as many turns as images at most."""
+        self.memory = GuessMemory(turns=images)
+
     def memory_of(self, head: VLMReasoningHead) -> GuessMemory | None:
         """See :class:`RolloutEngine`."""
         guesses = self.max_guess and not head.is_recurrent and saves_time(self._cost(head))

@@ -16,11 +16,12 @@ from mmdpad.geometry.coordinates import shape_of
 from mmdpad.geometry.crops import Crop
 from mmdpad.models.rollouts.conversations import Conversation, ConversationSampler
 from mmdpad.models.rollouts.sampling import Responses
+from mmdpad.prompts.template import TEMPLATES
 from mmdpad.prompts.zoom import offers_calls
-from mmdpad.structures import ConversationRecord, read_turns
+from mmdpad.structures import ConversationRecord
 from mmdpad.tasks import Parsed
 
-from .answering_ahead import Inputs, select_samples
+from .answering_ahead import Inputs
 from .mask_decoding import Window
 from .mask_turns import prepare_mask
 from .settings import check_alone, conversation_settings
@@ -54,9 +55,12 @@ def build_conversations(model: ReasoningSegmentor,
     if model.box_scorer is not None and model.box_scorer.needs_policy:
         check_alone('box_scorer', type(model.box_scorer).__name__)
     if not offering:
+        # A template of another text may be one with which the policy learned to write calls.
+        known = TEMPLATES.keys() & {*model.policy.encoder.templates.values()}
         print_log('No prompt of the model mentions a call (<zoom>), so a policy that was not '
                   "trained to write calls will not look closer; set `prompt_template='zoom'`, or "
-                  'explain them in a template', 'current', logging.WARNING)
+                  'explain them in a template', 'current',
+                  logging.WARNING if known else logging.INFO)
     if given.pop('decode_in_crop') and model.decoder is None:
         raise ValueError('`conversation.decode_in_crop` should be False without `model.decoder`, '
                          'but got True; leave it out')
@@ -110,39 +114,3 @@ def windows_of(model: ReasoningSegmentor, records: Sequence[ConversationRecord |
     if records is None or not model.decode_in_crop:
         return None
     return [record.crops[-1].box if record and record.crops else None for record in records]
-
-
-def find_answers(model: ReasoningSegmentor, inputs: Inputs,
-                 data_samples: Sequence[DetDataSample]) -> list[dict[str, Any]]:
-    """Get the answer to each of B questions by a conversation.
-
-    Args:
-        model: A model with ``conversations``.
-        inputs, data_samples: See :meth:`.ReasoningSegmentor.predict`. Samples may have
-            ``cached_response``, all turns (:func:`mmdpad.structures.write_turns`) and whether they
-            are truncated; only what they saw is found out again.
-
-    Returns:
-        What :func:`.answers.find_answers` returns, without tokens, and ``conversation``, the
-        :class:`mmdpad.structures.ConversationRecord`. ``response`` has all turns.
-    """
-    sampler = model.conversations
-    assert sampler is not None
-    found: dict[int, tuple[ConversationRecord, bool, Parsed, int | None]] = {}
-    for row, sample in enumerate(data_samples):
-        if (cached := sample.get('cached_response')) is not None:
-            images = inputs['image'][row], inputs['model_image'][row]
-            record = sampler.replay(read_turns(cached[0]) or [cached[0]], cached[1],
-                                    shape_of(images[0]), shape_of(images[1]),
-                                    partial(prepare_mask, model, inputs, data_samples, row))
-            found[row] = (record, cached[1], *read_conversation(model, record, *images, sample))
-    if missing := [row for row in range(len(data_samples)) if row not in found]:
-        some, samples, numbers = select_samples(inputs, data_samples, missing)
-        rollout = model.finish_rollout(model._start(some, samples, **model.test_cfg,
-                                                    prompt_numbers=numbers))
-        tokens = [None if count.isnan() else int(count) for count in rollout.reasoning_tokens]
-        found |= zip(missing, zip(rollout.conversations or (), rollout.truncated.tolist(),
-                                  rollout.parsed, tokens, strict=True), strict=True)
-    return [dict(response=record.response, truncated=truncated, response_ids=None, parsed=parsed,
-                 reasoning_tokens=count, conversation=record)
-            for _, (record, truncated, parsed, count) in sorted(found.items())]

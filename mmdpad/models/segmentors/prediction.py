@@ -11,8 +11,8 @@ from mmdet.structures import DetDataSample
 from mmdpad.geometry.coordinates import shape_of
 from mmdpad.structures import ParseFailure
 
-from . import conversing
 from .answering_ahead import Inputs
+from .answers import find_answers
 from .box_instances import box_instances
 from .box_scores import score_answers
 from .choosing import choose_answers
@@ -26,9 +26,8 @@ def predict(model: ReasoningSegmentor, inputs: Inputs,
     """See :meth:`.ReasoningSegmentor.predict`."""
     started = time.perf_counter()
     model._name_tasks(data_samples)
-    answers = (conversing.find_answers(model, inputs, data_samples) if model.conversations
-               else model._answers(inputs, data_samples) if model.choice is None
-               else choose_answers(model, inputs, data_samples))
+    find = find_answers if model.choice is None else choose_answers
+    answers = find(model, inputs, data_samples)
     scored = score_answers(model, inputs, data_samples, answers)
     seconds = (time.perf_counter() - started) / max(len(answers), 1)
     for row, (sample, answer) in enumerate(zip(data_samples, answers, strict=True)):

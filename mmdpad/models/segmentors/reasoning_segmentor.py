@@ -23,15 +23,14 @@ from mmdpad.models.rollouts.sampling import Responses, evaluating
 from mmdpad.prompts import MAX_OBJECTS
 from mmdpad.registry import MODELS, ROLLOUTS
 from mmdpad.rl import LossInputs
-from mmdpad.structures import ConversationRecord, RolloutBatch
+from mmdpad.structures import AnsweredObject, ConversationRecord, RolloutBatch
 from mmdpad.tasks import Parsed, Task, build_tasks, find_task
 
 from . import answering_ahead, conversing, prediction, settings
-from .answering_ahead import Inputs, select_samples
-from .answers import find_answers
+from .answering_ahead import Inputs
 from .box_scores import build_box_scorer
 from .choosing import Choice
-from .mask_decoding import decode_group, decode_masks, find_unsuited
+from .mask_decoding import Answer, Window, decode_group, decode_masks, find_unsuited
 from .reference import frozen_copy, reference_log_probs
 from .started_rollout import StartedRollout, finish
 from .state_hooks import keep_policy_only
@@ -376,28 +375,39 @@ class ReasoningSegmentor(BaseDetector):
         by itself, since sharded weights are gathered for the calls of some methods.)"""
         return next(stream, None)
 
-    def _answers(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[dict[str, Any]]:
-        """Get the answer to each question, cached or sampled, see :func:`.answers.find_answers`.
-        The draws depend on the item's index in the data set (0 if it has none), and not on the
-        batch."""
-        def ask(rows: list[int]) -> RolloutBatch:
-            some, samples, numbers = select_samples(inputs, data_samples, rows)
-            return self.finish_rollout(self._start(some, samples, **self.test_cfg,
-                                                   prompt_numbers=numbers))
+    def decode_masks(self, objects: Sequence[AnsweredObject], image: Tensor,
+                     model_shape: tuple[int, int], caption: str | None = None,
+                     window: Window | None = None) -> InstanceData:
+        """Decode the masks of n objects in one image, see :func:`.mask_decoding.decode_masks`.
 
-        return find_answers(data_samples, inputs['model_image'], self._read, ask)
+        Args:
+            objects: Boxes and points in pixels of the model image.
+            image: uint8 (3, H, W), RGB, the original frame.
+            model_shape: (h, w) of the model image.
+            caption: That of the answer, or None.
+            window: XYXY in whole pixels of the original frame, the only part that the decoder sees.
 
-    def decode_masks(self, *args: Any, **kwargs: Any) -> InstanceData:
-        """Decode the masks of an answer, see :func:`.mask_decoding.decode_masks`."""
-        return decode_masks(self.decoder, *args, **kwargs)
+        Returns:
+            ``bboxes`` (n, 4) and ``points`` (n, P, 2) in the original frame, ``masks`` bool
+            (n, H, W), ``scores`` (n,), ``labels`` (n,); see there for more.
+        """
+        return decode_masks(self.decoder, objects, image, model_shape, caption, window)
 
-    def windows_of(self, records: Sequence[ConversationRecord | None] | None) -> Any:
+    def decode_group(self, answers: Sequence[Answer], image: Tensor, model_shape: tuple[int, int],
+                     windows: Sequence[Window | None] | None = None) -> list[InstanceData]:
+        """:meth:`decode_masks` for several answers about one image, which is encoded once for each
+        part that is seen.
+
+        Args:
+            answers: Objects and caption of each.
+            image, model_shape, windows: As there; a window for each answer, or None.
+        """
+        return decode_group(self.decoder, answers, image, model_shape, windows)
+
+    def windows_of(self, records: Sequence[ConversationRecord | None] | None
+                   ) -> list[Window | None] | None:
         """The ``windows`` of the answers of conversations, see :func:`.conversing.windows_of`."""
         return conversing.windows_of(self, records)
-
-    def decode_group(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
-        """Decode the masks of answers about one image, see :func:`.mask_decoding.decode_group`."""
-        return decode_group(self.decoder, *args, **kwargs)
 
     def _forward(self, inputs: Inputs, data_samples: list[DetDataSample]) -> list[str]:
         """mmdet's mode ``tensor``: return the responses as text, all that are sampled."""

@@ -56,8 +56,8 @@ from mmdpad.rewards import list_rewards
 from mmdpad.rewards.sharing import discriminator_key
 from mmdpad.rl import PolicyLoss
 
-from .frozen import FrozenCost, clip_cost, sam_cost
-from .lengths import converse, count_text, written_tokens
+from .frozen import FrozenCost, clip_cost, sam_cost, sam_encodings
+from .lengths import converse, count_text, shows_masks, written_tokens
 
 RESPONSE_TOKENS = 200
 # Numbers of optimizer state per trained weight; those of 8-bit optimizers are a quarter of float32.
@@ -370,10 +370,11 @@ def _frozen(config: Mapping[str, Any], work: Workload) -> dict[str, FrozenCost]:
     costs = _clips(config, work)
     decoder = config['model'].get('decoder')
     if decoder and is_kind(decoder, SAMDecoder, MODELS):
-        decodes = any(reward.needs('decoder') for reward in list_rewards(config))
-        talk = config['model'].get('conversation') or {}
-        images = work.responses if talk.get('decode_in_crop') else work.prompts
-        costs['SAM'] = sam_cost(decoder, images * decodes)
+        costs['SAM'] = sam_cost(decoder, sam_encodings(
+            work, shown=work.turns - 1 if shows_masks(config['model']) else 0,
+            rewarded=any(reward.needs('decoder') for reward in list_rewards(config)),
+            in_crop=(config['model'].get('conversation') or {}).get('decode_in_crop', False),
+            kept=_argument(decoder, 'cache_size', SAMDecoder)))
     return costs
 
 

@@ -61,7 +61,7 @@ def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
     side = math.isqrt(limits.max_pixels)
     width, height = limits.size or (side, side)
     shown, told = [shape.image(height, width)], reply_text((height, width), 1)
-    if any(offers_masks(template) for template in templates_of_model(model).values()):
+    if shows_masks(model):
         shown.append(work.image)  # of which the policy may ask for the mask
     image = max(shown, key=lambda one: one.tokens)
     encoder = _find_encoder(model, shape.config.model_type)
@@ -79,6 +79,11 @@ def converse(work: Workload, model: Mapping[str, Any], shape: PolicyShape,
     return work, [f'conversations: {work.turns} turns each, the most that they can have, and '
                   f'{reply} tokens in a reply ({image.tokens} of the largest image); shorter '
                   f'ones take less']
+
+
+def shows_masks(model: Mapping[str, Any]) -> bool:
+    """Whether a prompt of a model says that a turn may ask for the mask of an answer."""
+    return any(offers_masks(template) for template in templates_of_model(model).values())
 
 
 def written_tokens(model: Mapping[str, Any], work: Workload, tokens: int) -> int:

@@ -62,7 +62,7 @@ def test_targets_have_labels_and_outer_edges(tmp_path):
     assert targets.bboxes.tolist() == [
         [2 * x for x in box] for box in (FIRST, SECOND, OTHER, (0, 0, 3, 3))]
     assert targets.labels.tolist() == [0, 0, 1, 1] and targets.labels.dtype == torch.long
-    assert targets.points[0].tolist() == [[14, 16]]
+    assert targets.points[0].tolist() == [[14, 16]] and targets.outer_edges
     ignored = sample.model_ignored
     assert ignored.bboxes.tolist() == [[2 * x for x in CROWD]]
     assert ignored.labels.tolist() == [0] and ignored.crowds.tolist() == [True]
@@ -80,6 +80,7 @@ def test_masks_keep_labels_of_their_own(tmp_path):
 
     sample = asked(build(coco(tmp_path, change=drop), steps, negatives='all'))[0]
     assert sample.gt_instances.labels.tolist() == sample.model_targets.labels.tolist() == [0, 0, 1]
+    assert not sample.model_targets.outer_edges
     assert [item['bbox_label'] for item in sample.instances] == [0, 0, 1]
 
 

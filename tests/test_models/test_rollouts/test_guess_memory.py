@@ -74,6 +74,25 @@ def test_the_newest_responses_are_remembered(monkeypatch):
     assert len(memory.observations(True)) == 4 + 4 * len(CONTEXTS)
 
 
+def test_the_turns_of_a_conversation_count_as_one_rollout(monkeypatch):
+    """Of five conversations of five turns, numbered from 1 to 25, the last four remain."""
+    monkeypatch.setattr(guess_memory, 'MOST_TOKENS', 5 * 2)  # a turn has one response of two
+    memory = GuessMemory(turns=5)
+    for turn in range(1, 26):
+        remember(memory, turn)
+    assert [one['tokens'].tolist() for one in memory.recent] == [[4, n] for n in range(6, 26)]
+    memory.forget_recent()
+    for turn, (fed, kept) in enumerate([(40, 39), *[(8, 8)] * 4], start=1):
+        ids = np.array([[turn, 9]])
+        memory.add(Texts.of(ids, np.array([2]), None), np.zeros((2, *guess_memory.SHAPE)),
+                   (8, fed, kept))
+    memory.share()
+    rollout, = memory.rollouts
+    assert [one['tokens'].tolist() for one in rollout] == [[turn, 9] for turn in range(1, 6)]
+    assert memory.log == {'speculation/acceptance_length': (39 + 32) / 40,
+                          'speculation/acceptance_rate': (71 - 40) / (72 - 40)}
+
+
 def test_a_rollout_without_guesses_is_not_in_the_log():
     memory = GuessMemory()
     remember(memory, 1)

@@ -244,11 +244,16 @@ def test_switches_of_a_config():
     assert 16 * 5e12 < cost.frozen['SAM'].flops < 16 * 7e12
 
 
-def test_each_of_8_conversations_may_end_in_a_crop_of_its_own_for_the_decoder():
-    plain, cropped = (read_config_cost(config_of('qwen7b_reasonseg', **{
-        'custom_hooks': [dict(type='MaskRewardHook')],
-        'model.conversation': dict(decode_in_crop=crop)})) for crop in (False, True))
-    assert cropped.frozen['SAM'].flops == 8 * plain.frozen['SAM'].flops > 0
+@pytest.mark.parametrize('settings', [
+    {'custom_hooks': [dict(type='MaskRewardHook')], 'model.conversation': {}},
+    {'model.policy.prompt_template': 'zoom_and_mask',
+     'model.conversation': dict(max_turns=3, max_tokens=9000)}])
+def test_each_of_8_conversations_may_have_a_crop_of_its_own_for_the_decoder(settings):
+    """For the answer and its reward, or for the mask of the second turn."""
+    plain, cropped = (read_config_cost(config_of(
+        'qwen7b_reasonseg', **settings, **{'model.conversation.decode_in_crop': crop})
+        ).frozen['SAM'].flops for crop in (False, True))
+    assert cropped == 8 * plain and 16 * 5e12 < plain < 16 * 7e12
 
 
 def test_models_of_unknown_cost_are_named(monkeypatch):
