@@ -118,8 +118,8 @@ def _means(scores: Sequence[Score]) -> dict[str, float]:
 
 def format_study(found: Mapping[str, Mapping[str, Means]]) -> str:
     """Tables of :func:`read_scores` as Markdown: means of seeds with the interval of Student's t,
-    then :data:`COMPARISONS` as differences and ratios, paired by seed; no ratio of a reference below
-    1 %."""
+    then :data:`COMPARISONS` as differences and ratios, paired by seed; a reference below 1 % has no
+    ratio."""
     parts = []
     for mode, arms in found.items():
         if not arms:
