@@ -100,10 +100,36 @@ def test_arms_say_what_they_are_compared_with(run_study, path, tmp_path):
         # One start policy, one data set and as many steps on both sides.
         assert other.model.policy.pretrained == own.model.policy.pretrained
         assert other.train_cfg.max_iters == own.train_cfg.max_iters
-        for key in ('dataset', 'batch_size'):  # the order of questions may differ
-            assert other.train_dataloader[key] == own.train_dataloader[key]
+        # The order of questions may differ, and which are left out as too easy or too hard.
+        loaders = [arm.train_dataloader.to_dict() for arm in (own, other)]
+        for loader in loaders:
+            loader.pop('sampler')
+            loader['dataset'].pop('difficulty', None)
+        assert loaders[0] == loaders[1]
         assert other.test_dataloader == own.test_dataloader
         assert other.arm.seeds >= own.arm.seeds
+
+
+def test_pass_rates_are_estimated_once_for_arms_that_read_them(run_study, monkeypatch, tmp_path):
+    commands = []
+
+    def run(command, **options):
+        commands.append(Path(command[1]).name)
+        if '--out' in command:
+            Path(command[command.index('--out') + 1]).write_text('{}')
+
+    monkeypatch.setattr(run_study.subprocess, 'run', run)
+    monkeypatch.setattr(run_study, 'PASS_RATES', tmp_path / 'pass_rates.jsonl')
+    readers = [path.stem for path in run_study.CONFIGS.glob('*.py')
+               if 'pass_rates.jsonl' in path.read_text()]
+    for arms, times in ((['gdpo'], 0), (readers, 1), (readers, 0)):
+        commands.clear()
+        monkeypatch.setattr('sys.argv', ['run_study.py', '--work-dir', str(tmp_path), '--seeds',
+                                         '1', '--jobs', '1', '--arms', *arms])
+        run_study.main()
+        assert commands.count('estimate_difficulty.py') == times
+        assert commands[-1] == 'study_report.py'
+    assert len(readers) == 2
 
 
 def test_a_missing_start_policy_is_reported_before_any_work(run_study, monkeypatch, tmp_path):

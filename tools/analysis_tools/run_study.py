@@ -32,6 +32,8 @@ DATA = Path('data/study')
 SCENES = dict(study=(2000, 0), few=(0, 128), many=(0, 128), look_alikes=(0, 128),
               shifted=(0, 128))
 """Scenes for training and for testing, by world."""
+PASS_RATES = DATA / 'pass_rates.jsonl'
+"""How often the start policy answers each training question right; some arms read it."""
 MODES = dict(greedy=0.0, sampled=1.0)
 """Temperatures of the evaluations."""
 METRICS = ('samples', 'rewards', 'specific')
@@ -155,6 +157,8 @@ def main() -> None:
     for arm in chosen:
         arm.check_start()
     make_data()
+    if any(arm.about.get('pass_rates') for arm in chosen):
+        estimate_pass_rates(args.work_dir)
     for arm in chosen:
         write_about(arm, args.work_dir)
     # Seed by seed, so that an interrupted study has some seeds of every arm.
@@ -174,6 +178,15 @@ def make_data() -> None:
         subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/shapes_world.py',
                         str(DATA / world), '--world', world, '--train', str(train), '--val', '0',
                         '--test', str(test)], check=True)
+
+
+def estimate_pass_rates(work_dir: Path) -> None:
+    """Write :data:`PASS_RATES`, unless they are there."""
+    if not PASS_RATES.exists():
+        subprocess.run([sys.executable, ROOT / 'tools/analysis_tools/estimate_difficulty.py',
+                        str(CONFIGS / 'discriminative.py'), '--out', str(PASS_RATES),
+                        '--work-dir', str(work_dir / 'pass_rates')], check=True,
+                       env=dict(os.environ, OMP_NUM_THREADS='1'))
 
 
 def write_about(arm: Arm, work_dir: Path) -> None:
