@@ -84,7 +84,7 @@ def test_a_few_series_are_enough(log, tmp_path):
 
 
 def test_files_that_are_no_training_log(log, tmp_path):
-    with pytest.raises(ValueError, match=r"such as \"reward\".*but has \['data_time'"):
+    with pytest.raises(ValueError, match=r"such as \"reward\".*but got .*json: \['data_time'"):
         plot_curves(log([train(1, loss=1.0)]), str(tmp_path / 'a.png'))
     with pytest.raises(ValueError, match='line 2 is not'):
         read_scalars(log([], tail='<html>\n{}\n'))
