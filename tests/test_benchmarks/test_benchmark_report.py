@@ -42,6 +42,9 @@ def test_tables_by_hand(tmp_path):
     (tmp_path / '6_batching.json').write_text(json.dumps(dict(
         batch_after_batch=counts, continuous=dict(counts, most_batches_held=3), fewest_passes=7,
         ratio=dict(passes=0.25, tokens_fed=1), environment=about)))
+    (tmp_path / '7_conversations.json').write_text(json.dumps(dict(
+        seconds={}, share=dict(saved=0.5), share_range=dict(saved=[0.4, 0.625]),
+        environment=about)))
     page = tmp_path / 'page.md'
     page.write_text('before\n<!-- tables -->\nold\n<!-- /tables -->\nafter')
     report(tmp_path, '--write', page)
@@ -101,6 +104,14 @@ def test_tables_by_hand(tmp_path):
 | continuous | 8 | 16 | 2 |
 | ratio | 0.25 | 1 |  |
 | fewest possible | 7 |  |  |
+
+`python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
+
+### conversations
+
+|  | share of the time | in single turns |
+| --- | --- | --- |
+| saved | 0.5 | 0.40 - 0.62 |
 
 `python x.py`, 2026-01-02; python 3.11, torch 2.14, transformers 5.23; a CPU, 1 of 2 cores.
 <!-- /tables -->

@@ -150,6 +150,13 @@ def batching(result: dict[str, Any]) -> str:
                   ['fewest possible', result['fewest_passes'], '', '']])
 
 
+def shares(result: dict[str, Any]) -> str:
+    """Parts of the time of a run."""
+    return table(['', 'share of the time', 'in single turns'],
+                 [[name, share, ' - '.join(f'{end:.2f}' for end in result['share_range'][name])]
+                  for name, share in result['share'].items()])
+
+
 def provenance(result: dict[str, Any]) -> str:
     """Command, date and versions of one result."""
     about = result['environment']
@@ -170,7 +177,8 @@ def report(folder: Path) -> str:
                 else staleness if 'ratio_to_least_staleness' in result
                 else loading if 'bytes' in result else operations if 'fused' in result
                 else start_up if 'cases' in result else speculation if 'evaluate' in result
-                else batching if 'continuous' in result else comparison)(result)
+                else batching if 'continuous' in result
+                else shares if 'share' in result else comparison)(result)
         parts.append(f'### {path.stem.partition("_")[2].replace("_", " ")}\n\n{body}\n\n'
                      f'{provenance(result)}')
     return wrap_markdown('\n\n'.join(parts))
