@@ -94,15 +94,17 @@ def rollout_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str,
 
 def repeated_flops(shape: PolicyShape, setup: Setup, work: Workload) -> dict[str, int]:
     """What the later turns of conversations repeat in a rollout: the prefill of everything before
-    the last reply."""
+    the last reply, of which a group may share the first prompt."""
     text = vision = 0
     adapter = shape.measurements.adapter(setup.lora_rank) if setup.lora_rank else None
-    for number in range(2, work.turns + 1):
-        turn = work.turn(number)
-        again = replace(turn, response_tokens=0,
-                        prompt_tokens=turn.prompt_tokens - work.reply_tokens // (work.turns - 1),
-                        reply_images=turn.reply_images - work.reply_images / (work.turns - 1))
-        text += text_flops(shape, again.tokens, again.prefix_pairs)
+    shared, replies = setup.rollout == 'shared', work.turns - 1
+    for before in range(1, work.turns):
+        again = replace(
+            work, shared=shared, images_once=shared,
+            response_tokens=before * (work.response_tokens // work.turns),
+            reply_tokens=(before - 1) * (work.reply_tokens // replies),
+            reply_images=(before - 1) * work.reply_images / replies)
+        text += text_flops(shape, again.tokens, again.prefix_pairs + again.response_pairs)
         text += 0 if adapter is None else 2 * (adapter.per_token * again.tokens + adapter.per_pass)
         vision += 0 if setup.rollout_encodes_once else image_flops(shape, again.all_images)
     return dict(text=text, head=0, vision=vision)

@@ -30,7 +30,9 @@ class EncodedPrompt:
         unexpanded_ids: (P',) long, for such an engine: the tokens before the processor replaced
             the single token of each image by those for its features, and any around them.
         task: Name of the task whose template the prompt has; None for the first.
-        later_images: The images after the first one, those of replies in a started conversation.
+        first: In a started conversation, the prompt of its first turn; those of a group share one
+            object.
+        replies: In a started conversation, the replies with images, in order.
     """
 
     input_ids: Tensor
@@ -41,7 +43,8 @@ class EncodedPrompt:
     image: Tensor | None = None
     unexpanded_ids: Tensor | None = None
     task: str | None = None
-    later_images: tuple[Tensor, ...] = ()
+    first: EncodedPrompt | None = None
+    replies: tuple[EncodedPrompt, ...] = ()
 
     def __len__(self) -> int:
         """Number of tokens in the prompt, image tokens included."""
@@ -50,7 +53,7 @@ class EncodedPrompt:
     @property
     def images(self) -> tuple[Tensor, ...]:
         """All images, in the order of their tokens."""
-        return *(() if self.image is None else (self.image, )), *self.later_images
+        return tuple(shown.image for shown in (self, *self.replies) if shown.image is not None)
 
     def followed_by(self, response_ids: Tensor, reply: EncodedPrompt) -> EncodedPrompt:
         """The prompt of the next turn: this one, a response (R,) with its end token, and the reply
@@ -58,13 +61,14 @@ class EncodedPrompt:
         response_ids = response_ids.cpu()
         assert self.unexpanded_ids is not None and reply.unexpanded_ids is not None
         started = replace(
-            self, later_images=self.later_images + reply.images,
+            self, first=self if self.first is None else self.first,
             input_ids=torch.cat([self.input_ids, response_ids, reply.input_ids]),
             token_types=torch.cat([self.token_types, torch.zeros_like(response_ids).int(),
                                    reply.token_types]),
             unexpanded_ids=torch.cat([self.unexpanded_ids, response_ids, reply.unexpanded_ids]))
         if not len(reply.grid):
             return started
+        started.replies = *self.replies, reply
         started.pixel_values = torch.cat([self.pixel_values, reply.pixel_values])
         started.grid = torch.cat([self.grid, reply.grid])
         started.vision = None if self.vision is None or reply.vision is None else tuple(

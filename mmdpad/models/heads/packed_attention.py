@@ -164,15 +164,17 @@ class CopiedPrompts:
 
 
 def _batches(groups: Sequence[PackedGroup]) -> list[list[int]]:
-    """Numbers of the groups that are computed together: by length of the prompt, as long as
-    padding adds no more than :data:`PADDING`."""
+    """Numbers of the groups that are computed together: those with the same number of responses,
+    by length of the prompt, as long as padding adds no more than :data:`PADDING`."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(groups)), key=lambda index: groups[index].prompt):
+    for index in sorted(range(len(groups)), key=lambda index: (len(groups[index].responses),
+                                                               groups[index].prompt)):
         batch = [groups[i] for i in (*(batches[-1] if batches else ()), index)]
         sizes = [group.prompt + len(group.responses) * group.longest for group in batch]
         padded = len(batch) * (max(group.prompt for group in batch) + len(
             batch[0].responses) * max(group.longest for group in batch))
-        if batches and padded <= (1 + PADDING) * sum(sizes):
+        equal = len(batch[0].responses) == len(batch[-1].responses)
+        if batches and equal and padded <= (1 + PADDING) * sum(sizes):
             batches[-1].append(index)
         else:
             batches.append([index])

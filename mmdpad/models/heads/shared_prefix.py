@@ -76,7 +76,8 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 class PackedRow:
-    """The :class:`Layout` of a row of groups, with the same number of responses each.
+    """The :class:`Layout` of a row of groups; for recurrent layers, with the same number of
+    responses each.
 
     Attributes:
         predictors: (T,) long, indices in the row of the states that predict the responses' tokens;

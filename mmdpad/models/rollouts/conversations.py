@@ -48,7 +48,6 @@ class Conversation:
         texts: What the policy wrote, turn by turn, as :meth:`.VLMReasoningHead.decode` returns it.
         prepare_mask: Gives the mask of an answer about a crop; None if there are no masks.
         masks: How many were drawn.
-        replies: The replies with images.
         bad_calls: Reasons of calls that could not be used (:data:`mmdpad.prompts.zoom.BAD_CALLS`).
         ended_by: One of :data:`mmdpad.structures.conversation.ENDINGS`; empty if it goes on.
         ids, chosen, logp: The tokens after the first prompt in parts (R,): token ids, whether the
@@ -60,7 +59,6 @@ class Conversation:
     prepare_mask: Callable[[Crop, str], Mask] | None = None
     masks: int = 0
     texts: list[str] = field(default_factory=list)
-    replies: list[EncodedPrompt] = field(default_factory=list)
     bad_calls: list[str] = field(default_factory=list)
     ended_by: str = ''
     ids: list[Tensor] = field(default_factory=list)
@@ -70,6 +68,11 @@ class Conversation:
     def __len__(self) -> int:
         """The number of tokens after the first prompt."""
         return sum(map(len, self.ids))
+
+    @property
+    def replies(self) -> tuple[EncodedPrompt, ...]:
+        """The replies with images."""
+        return self.prompt.replies
 
     @property
     def record(self) -> ConversationRecord:
@@ -87,8 +90,6 @@ class Conversation:
         """Continue after the last turn with a reply."""
         self.prompt = self.prompt.followed_by(self.ids[-1], reply)
         self.add(reply.input_ids.to(device), False)
-        if len(reply.grid):
-            self.replies.append(reply)
 
 
 class ConversationSampler:

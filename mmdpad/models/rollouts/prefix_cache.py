@@ -369,25 +369,36 @@ class FeedLayout:
 
 
 class PrefillRow(PackedRow):
-    """A row of prompts that stores its keys, values and states in a cache.
+    """A row of prompts that stores their keys, values and states in a cache.
 
     Args:
         cache: Where to store them.
         first: Number of the row's first prompt.
-        count: Number of prompts in the row.
+        groups: The row: a prompt without responses, or the common start of several prompts, whose
+            responses are what follows in each. Of recurrent layers, only the former.
+
+    Attributes:
+        last: Where in the row the last token of each prompt is, (prompts,) long.
     """
 
-    def __init__(self, cache: PrefixCache, first: int, count: int) -> None:
-        self.lengths = cache.lengths[first:first + count]
-        super().__init__([PackedGroup(length, []) for length in self.lengths], cache.device)
+    def __init__(self, cache: PrefixCache, first: int, groups: Sequence[PackedGroup]) -> None:
+        super().__init__(groups, cache.device)
         self.cache = cache
         self.first = first
+        places = []
+        for group, tokens in zip(groups, torch.arange(sum(map(len, groups))).split(
+                [len(group) for group in groups]), strict=True):
+            start, *rests = tokens.split([group.prompt, *group.responses])
+            places += [torch.cat([start, rest]) for rest in rests] or [start]
+        self.lengths = [len(place) for place in places]
+        self.places = torch.cat(places).to(cache.device)
+        self.last = torch.stack([place[-1] for place in places]).to(cache.device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float,
                layer: int) -> Tensor:
         self.cache.repeats = query.shape[1] // key.shape[1]
-        self.cache.put_prompts(self.first, layer, key[0].split(self.lengths, dim=1),
-                               value[0].split(self.lengths, dim=1))
+        self.cache.put_prompts(self.first, layer, *(
+            x[0].index_select(1, self.places).split(self.lengths, dim=1) for x in (key, value)))
         return super().attend(query, key, value, scale, layer)
 
     def recur(self, mixer: Mixer, states: Tensor, layer: int) -> Tensor:

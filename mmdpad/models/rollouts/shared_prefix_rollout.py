@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from transformers import LogitsProcessorList
 
 from mmdpad.models.heads import VLMReasoningHead
 from mmdpad.models.heads.encoded_prompt import EncodedPrompt
+from mmdpad.models.heads.packed_attention import PackedGroup
 from mmdpad.models.heads.shared_prefix import NAME, prompt_positions, row_states
 from mmdpad.registry import ROLLOUTS
 from mmdpad.structures import fill
@@ -37,7 +39,8 @@ class SharedPrefixRollout(DrawingEngine):
     the same tokens up to rounding.
 
     A prompt runs through the model once, without padding, and its keys and values are cached once
-    (:class:`.prefix_cache.PrefixCache`). Samples that have ended are replaced by those of waiting
+    (:class:`.prefix_cache.PrefixCache`). Of conversations that continue one prompt, that prompt runs
+    through it once, and of each what follows. Samples that have ended are replaced by those of waiting
     prompts (:class:`.continuous_batching.ContinuousBatch`); once none waits, they leave.
 
     Args:
@@ -170,14 +173,34 @@ class SharedPrefixRollout(DrawingEngine):
         cache = PrefixCache([len(prompt) for prompt in prompts], head.device)
         logits, starts = [], []
         for numbers in fill(cache.lengths, self.prefill_tokens):
-            part = prompts[numbers.start:numbers.stop]
-            row = PrefillRow(cache, numbers.start, len(part))
-            places = [prompt_positions(head.model, prompt) for prompt in part]
-            states = row_states(
-                head.model, head.encode_images(part),
-                torch.cat([prompt.input_ids for prompt in part]).to(head.device),
-                torch.cat(places, dim=-1).to(head.device), row)
-            last = torch.tensor(row.lengths, device=head.device).cumsum(dim=0) - 1
-            logits.append(head.model.lm_head(states[last]))
-            starts += [int(place.max()) + 1 for place in places]
+            groups = _by_first(prompts[numbers.start:numbers.stop])
+            row = PrefillRow(cache, numbers.start, [
+                PackedGroup(len(first), [len(prompt) - len(first) for prompt in started])
+                for first, started in groups])
+            tokens, places, shown = [], [], []
+            for first, started in groups:
+                start = prompt_positions(head.model, first)
+                rests = [prompt_positions(head.model, prompt)[..., len(first):]
+                         for prompt in started]
+                places += [start, *rests]
+                starts += [int(place.max()) + 1 for place in rests or [start]]
+                tokens += [first.input_ids, *(prompt.input_ids[len(first):] for prompt in started)]
+                shown += [first, *(reply for prompt in started for reply in prompt.replies)]
+            states = row_states(head.model, head.encode_images(shown),
+                                torch.cat(tokens).to(head.device),
+                                torch.cat(places, dim=-1).to(head.device), row)
+            logits.append(head.model.lm_head(states[row.last]))
         return cache, torch.cat(logits), torch.tensor(starts, device=head.device)
+
+
+def _by_first(prompts: Sequence[EncodedPrompt]) -> list[tuple[EncodedPrompt, list[EncodedPrompt]]]:
+    """Group neighbors that continue one first prompt: that prompt, and what continues it. Any other
+    prompt comes alone."""
+    groups: list[tuple[EncodedPrompt, list[EncodedPrompt]]] = []
+    for _, members in groupby(prompts, key=lambda prompt: id(prompt.first)):
+        run = list(members)
+        if run[0].first is not None and len(run) > 1:
+            groups.append((run[0].first, run))
+        else:
+            groups += [(prompt, []) for prompt in run]
+    return groups

@@ -148,21 +148,25 @@ def test_a_rollout_of_conversations_computes_turns_again(tmp_path, monkeypatch):
 
 def test_turns_that_are_computed_again_by_hand(head):
     """Of six conversations: the prompt and the first turn, then also the first reply and the second
-    turn."""
+    turn. Two groups share their prompts."""
     shape = PolicyShape.of(head.model.config, dict(r=4))
     image, crop = shape.image(112, 112), shape.image(56, 112)
     work = Workload(2, 3, 65, 30, image, turns=3, reply_tokens=80, reply_images=2.0,
                     reply_image=crop)
-    short, long = 65 + 10, 65 + 10 + 40 + 10
-    text = text_flops(shape, 6 * (short + long), 6 * (short * (short + 1) + long * (long + 1)) // 2)
+    short, long = 10, 10 + 40 + 10
+    pairs = 6 * sum(n * 65 + n * (n + 1) // 2 for n in (short, long))
     vision = [shape.measurements.image_flops(one)[0] for one in (image, crop)]
-    found = repeated_flops(shape, Setup(), work)
-    assert found == dict(text=text, head=0, vision=6 * (2 * vision[0] + vision[1]))
-    assert repeated_flops(shape, Setup(freeze_vision=True), work)['vision'] == 0
-    assert repeated_flops(shape, Setup(freeze_vision=True, rollout='replicated'), work) == found
     adapter = shape.measurements.adapter(4)
-    assert repeated_flops(shape, Setup(lora_rank=4), work)['text'] == text + 2 * (
-        adapter.per_token * 6 * (short + long) + 2 * adapter.per_pass)
+    for rollout, prefixes in (('shared', 2), ('replicated', 6)):
+        tokens = 2 * prefixes * 65 + 6 * (short + long)
+        text = text_flops(shape, tokens, pairs + 2 * prefixes * 65 * 66 // 2)
+        setup = Setup(rollout=rollout)
+        found = repeated_flops(shape, setup, work)
+        assert found == dict(text=text, head=0, vision=2 * prefixes * vision[0] + 6 * vision[1])
+        assert repeated_flops(shape, replace(setup, lora_rank=4), work)['text'] == text + 2 * (
+            adapter.per_token * tokens + 2 * adapter.per_pass)
+        encoded = repeated_flops(shape, replace(setup, freeze_vision=True), work)['vision']
+        assert encoded == (0 if rollout == 'shared' else found['vision'])
 
 
 def test_a_rollout_computes_its_prompts_once_per_response(tmp_path):
