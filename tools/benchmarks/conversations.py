@@ -4,11 +4,12 @@
     python tools/benchmarks/conversations.py
 
 A random Qwen2.5-VL in the proportions of the 7B model (fp32, fixed vision tower) writes two turns
-of a fixed length, with a crop between them. `SharedPrefixRollout` computes the prompt of the first
-turn once for the group; the second turn computes the whole conversation again for each sample.
-Prints JSON: tokens per second, and the shares of the second turn's prefill in all of the time; of
-these, `saved` is what would be left out if the first turn's cache were kept, and only the reply
-computed. Shares come from runs that took turns.
+of a fixed length, with a crop between them. In either turn, `SharedPrefixRollout` computes the
+prompt of the first turn once for the group; in the second one, it computes the first response again
+for each sample, and the reply. Prints JSON: tokens per second, and shares of all of the time:
+`prefill` of the second turn; `shared`, what it would take in addition if each sample computed the
+first prompt again; and `saved`, what would be left out if the first turn's cache were kept, and
+only the reply computed. Shares come from runs that took turns.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from dataclasses import replace
 from statistics import median
 
 
@@ -82,12 +84,15 @@ def main() -> None:
         engine(head, first(), max_new_tokens=args.tokens, seed=1)
 
     started, alone = first(), head.encode_images(replies)
+    apart = [replace(prompt, first=None) for prompt in started]
     seconds = alternate({
         'conversations': converse,
         'prefill of the second turn': lambda: engine(head, started, max_new_tokens=1),
+        'prefill of each conversation': lambda: engine(head, apart, max_new_tokens=1),
         'prefill of the reply alone': lambda: engine(head, alone, max_new_tokens=1)}, args.repeats)
-    whole, again, reply = seconds.values()
+    whole, again, each, reply = seconds.values()
     shares = {'prefill': [b / a for a, b in zip(whole, again, strict=True)],
+              'shared': [(c - b) / a for a, b, c in zip(whole, again, each, strict=True)],
               'saved': [(b - c) / a for a, b, c in zip(whole, again, reply, strict=True)]}
     print_json(dict(
         environment=environment(), setting=vars(args), load_average=os.getloadavg(),

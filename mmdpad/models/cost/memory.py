@@ -250,7 +250,8 @@ def forward_peak(shape: PolicyShape, setup: Setup, work: Workload,
 
 def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
     """Peak of a rollout of all prompts: in the prefill, or at the end of decoding. Of conversations
-    it is in the first turn or in the last one, whose prompts are not shared.
+    it is in the first turn or in the last one, in which each has keys and values of its own; its
+    prefill counts as if each also ran from the first token.
 
     With float32 weights under autocast, keys stay float32, since positions are added in float32;
     values are bfloat16. Sampling needs float32 logits and three float64 tensors of the same size.
@@ -261,7 +262,7 @@ def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
     moments = _turn_moments(shape, setup, first, first.all_images, features)
     if work.turns > 1 and not setup.keeps_turns:
         last = work.turn(work.turns)
-        images = last.all_images
+        images = replace(work, images_once=work.shared).all_images
         if setup.rollout_encodes_once:  # in earlier turns, all but the last replies
             images = {image: count / (work.turns - 1)
                       for image, count in work.all_reply_images.items()}

@@ -97,7 +97,8 @@ class ConversationSampler:
 
     After a turn with a call, the policy is shown the part of the image or the mask that it asked
     for, or is told why it is not (:mod:`mmdpad.prompts.zoom`). The first turns of a group share
-    their prompt; later turns are prompts of their own.
+    their prompt; later turns are prompts of their own, which know how they start
+    (:attr:`.EncodedPrompt.first`).
 
     Args:
         engine: The engine.

@@ -39,9 +39,10 @@ class SharedPrefixRollout(DrawingEngine):
     the same tokens up to rounding.
 
     A prompt runs through the model once, without padding, and its keys and values are cached once
-    (:class:`.prefix_cache.PrefixCache`). Of conversations that continue one prompt, that prompt runs
-    through it once, and of each what follows. Samples that have ended are replaced by those of waiting
-    prompts (:class:`.continuous_batching.ContinuousBatch`); once none waits, they leave.
+    (:class:`.prefix_cache.PrefixCache`). Neighboring conversations that continue one prompt
+    (:attr:`.EncodedPrompt.first`) share the pass over it; the cache has a copy for each. Samples
+    that have ended are replaced by those of waiting prompts
+    (:class:`.continuous_batching.ContinuousBatch`); once none waits, they leave.
 
     Args:
         prefill_tokens: Prompts run through the model together up to this many tokens (a longer

@@ -23,6 +23,7 @@ ROWS = {
     'equal groups': [(9, [2, 4]), (9, [2, 4])],
     'no responses': [(4, []), (6, [])],
     'empty responses': [(5, [0, 0])],
+    'other numbers of responses': [(7, [3, 1, 4]), (6, []), (7, [3]), (7, [5, 2, 1]), (6, [])],
 }
 
 

@@ -142,6 +142,8 @@ def test_a_fixed_tower_encodes_each_image_once(policy_config, monkeypatch):
     again, _ = head.log_probs([prompt], ids, mask, 1.0, replies)
     assert again.equal(expected)
     before, turn = started(prompt, parts[2])  # a started conversation keeps the features
+    assert before.first is prompt and list(before.replies) == replies[2]
+    assert before.images == (prompt.image, *(reply.image for reply in replies[2]))
     logp, _ = head.log_probs([before], turn[None], torch.ones(1, len(turn)).bool())
     assert not seen
     torch.testing.assert_close(logp[0], expected[2, mask[2]][-len(turn):], rtol=0, atol=1e-4)
