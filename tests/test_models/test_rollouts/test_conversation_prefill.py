@@ -12,7 +12,7 @@ from mmdpad.models.heads.replies import ReplyEncoder
 from mmdpad.models.rollouts import shared_prefix_rollout
 
 SHAPES = {8: [(112, 112)] * 2, 16: [(64, 96), (96, 128)]}
-SETTINGS = dict(max_new_tokens=16, seed=3)
+SETTINGS = dict(max_new_tokens=8, seed=3)
 
 
 def picture(shape, seed):
@@ -105,18 +105,25 @@ def test_a_trained_tower_encodes_the_image_of_a_group_once(exact_head, monkeypat
     assert [len(image.grid) for image in images] == [1, 1, 1]  # of the group, and two replies
 
 
-@pytest.mark.parametrize('options, captured', [
-    (dict(), False), (dict(max_samples=2), False), (dict(max_guess=4, pass_cost=1000.), False),
-    (dict(max_samples=3, max_guess=0), True)])
-def test_tokens_are_those_of_whole_conversations(exact_head, options, captured, capture):
-    """Also if some enter while others are decoded."""
+@pytest.fixture(scope='module')
+def expected(exact_head):
     talks = conversations(exact_head)
-    expected = HFRollout()(exact_head, talks, **SETTINGS)
+    return talks, HFRollout()(exact_head, talks, **SETTINGS)
+
+
+@pytest.mark.parametrize('options, captured', [
+    (dict(max_samples=3, max_guess=0), True),
+    *(pytest.param(options, False, marks=pytest.mark.slow) for options in (
+        dict(), dict(max_samples=2), dict(max_guess=4, pass_cost=1000.)))])
+def test_tokens_are_those_of_whole_conversations(exact_head, expected, options, captured, capture):
+    """Also if some enter while others are decoded."""
+    talks, expected = expected
     made = capture() if captured else []
     assert_same(SharedPrefixRollout(**options)(exact_head, talks, **SETTINGS), expected)
     assert len(made) == captured
 
 
+@pytest.mark.slow
 def test_recorded_log_probs_with_an_adapter(policy_config):
     pytest.importorskip('peft')
     head = VLMReasoningHead(**policy_config, dtype='float64', lora=dict(r=4))
