@@ -70,9 +70,9 @@ class Conversation:
         return sum(map(len, self.ids))
 
     @property
-    def replies(self) -> tuple[EncodedPrompt, ...]:
+    def replies(self) -> list[EncodedPrompt]:
         """The replies with images."""
-        return self.prompt.replies
+        return list(self.prompt.replies)
 
     @property
     def record(self) -> ConversationRecord:

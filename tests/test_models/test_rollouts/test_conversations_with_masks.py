@@ -95,7 +95,7 @@ def test_a_mask_counts_when_it_is_shown(head, images):
 
     for ended_by, options in (('turns', dict(max_turns=1)), ('tokens', dict(max_tokens=150))):
         sampler, _, _, (talk, ) = sample(head, images, Scripted([MASK]), prepare, (0, ), **options)
-        assert (talk.ended_by, talk.masks, talk.replies) == (ended_by, 0, ())
+        assert (talk.ended_by, talk.masks, talk.replies) == (ended_by, 0, [])
         assert sampler.replay(talk.texts, ended_by == 'tokens', (224, 448), SHAPE,
                               lambda *about: prepare(0, *about)) == talk.record
         assert len(drawn) == (ended_by == 'tokens')
