@@ -82,7 +82,7 @@ def test_conversations_start_again_in_their_second_turn(run):
                  '--hidden-size', 192, '--layers', 1, '--repeats', 2)
     tokens = result['tokens']
     assert tokens['second_prompt'] == tokens['prompt'] + 4 + tokens['reply']
-    assert result['share'].keys() == {'prefill', 'saved'}
+    assert result['share'].keys() == {'prefill', 'shared', 'saved'}
     assert all(len(values) == 2 for values in result['seconds'].values())
 
 
