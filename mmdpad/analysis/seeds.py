@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -22,6 +22,20 @@ def t_interval(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     half = (float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * known.std(ddof=1) / math.sqrt(n))
             if n > 1 else math.nan)
     return dict(mean=mean, low=mean - half, high=mean + half, n=n)
+
+
+def format_number(value: float, sign: str = '', digits: int = 1) -> str:
+    """A number in so many digits, never -0.0; with the sign '+', always with a sign."""
+    return f'{round(value, digits) + 0.0:{sign}.{digits}f}'
+
+
+def format_interval(found: Mapping[str, float], kind: str = '', sign: str = '',
+                    digits: int = 1) -> str:
+    """' [low, high]' of the entries ``low`` and ``high``, whose names begin with ``kind``; empty if
+    there are none."""
+    low, high = (found.get(f'{kind}{end}', math.nan) for end in ('low', 'high'))
+    return '' if math.isnan(low) else (f' [{format_number(low, sign, digits)}, '
+                                       f'{format_number(high, sign, digits)}]')
 
 
 def seeds_and_scenes_interval(drawn: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from mmdpad.utils import read_jsonl
 from mmdpad.utils.markdown import markdown_table
 from mmdpad.visualization import draw_answer, draw_grid
 
-from .seeds import t_interval
+from .seeds import format_interval, format_number, t_interval
 
 VIEWS = dict(image='the whole image', around='around its box', crop='the last crop')
 """What the decoder sees, and its title. 'around' is the box of the answer, twice as wide and high,
@@ -136,21 +136,18 @@ def format_study(found: Mapping[str, Mapping[str, Means]]) -> str:
             pairs = [(run[name], bases[seed][other]) for seed, run in runs.items()
                      if seed in bases]
             if pairs:
-                lines.append([title, _show([a - b for a, b in pairs], '+.1f'),
-                              _show([a / b if b >= _LEAST else np.nan for a, b in pairs], '.2f')])
+                lines.append([title, _show([a - b for a, b in pairs], '+'),
+                              _show([a / b if b >= _LEAST else np.nan for a, b in pairs],
+                                    digits=2)])
         parts.append(markdown_table(['', 'difference', 'ratio'], lines))
     return '\n\n'.join(part.strip() for part in parts)
 
 
-def _show(values: Sequence[float], form: str = '.1f') -> str:
+def _show(values: Sequence[float], sign: str = '', digits: int = 1) -> str:
     """The mean and, of several seeds, its interval; '-' if there is none."""
-    number = t_interval(values)
-    if not number['n']:
-        return '-'
-    digits = int(form[-2])
-    mean, low, high = (f'{round(number[name], digits) + 0.0:{form}}'  # no -0.0
-                       for name in ('mean', 'low', 'high'))
-    return mean if number['n'] < 2 else f'{mean} [{low}, {high}]'
+    found = t_interval(values)
+    return (format_number(found['mean'], sign, digits)
+            + format_interval(found, '', sign, digits)) if found['n'] else '-'
 
 
 def draw_conversation(row: Row, image: Tensor, target: np.ndarray, model_image: Tensor

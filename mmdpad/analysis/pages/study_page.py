@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdpad.analysis.seeds import format_interval, format_number
 from mmdpad.utils.markdown import markdown_table, wrap_markdown
 from mmdpad.visualization.curves import plot_seeds
 from mmdpad.visualization.text_panel import printable
@@ -173,16 +174,17 @@ def main_tables(study: Study) -> list[Table]:
                                  in wanted and found['reference'] in references])
 
     both, sets = part('main', 'control'), study['sets'][:1]
+    variants = part('other', references=MAIN)
     tables = [
         replace(arms_table(both, 'sampled', sets, _MAIN_ARMS),
                 title='Main and control arms, sampled answers'),
         replace(differences_table(both, 'sampled', sets, _MAIN_CHANGES),
                 title='Differences between them, sampled answers'),
-        replace(differences_table(part('other', references=MAIN), 'sampled', sets, _MAIN_CHANGES),
+        replace(differences_table(variants, 'sampled', sets, _MAIN_CHANGES),
                 title='Variants, sampled answers'),
         replace(arms_table(part('main'), 'greedy', sets, _MAIN_ARMS),
                 title='Main arms, greedy answers'),
-        replace(differences_table(part('other', references=MAIN), 'greedy', sets, _MAIN_CHANGES),
+        replace(differences_table(variants, 'greedy', sets, _MAIN_CHANGES),
                 title='Variants, greedy answers'),
         signal_table(part(*groups.values(), references=MAIN))]
     return [found for found in tables if found.rows]
@@ -297,26 +299,16 @@ def _cell(measure: str, found: Mapping[str, float], sign: str = '') -> str:
     if math.isnan(found['mean']):
         return '-'
     digits = _DIGITS.get(measure, 1)
-    text = _number(found['mean'], sign, digits) + _interval(found, '', sign, digits)
-    scenes = _interval(found, 'scenes_', sign, digits)
+    text = format_number(found['mean'], sign, digits) + format_interval(found, '', sign, digits)
+    scenes = format_interval(found, 'scenes_', sign, digits)
     return f'{text} /{scenes}' if scenes else text
-
-
-def _interval(found: Mapping[str, float], kind: str, sign: str, digits: int) -> str:
-    low, high = (found.get(f'{kind}{end}', math.nan) for end in ('low', 'high'))
-    return '' if math.isnan(low) else (f' [{_number(low, sign, digits)}, '
-                                       f'{_number(high, sign, digits)}]')
-
-
-def _number(value: float, sign: str, digits: int) -> str:
-    return f'{round(value, digits) + 0.0:{sign}.{digits}f}'  # no -0.0
 
 
 def _in_words(found: Mapping[str, float], unit: str) -> str:
     seeds = f'{found["n"]} seed{"" if found["n"] == 1 else "s"}'
-    scenes = _interval(found, 'scenes_', '+', 1)
-    return (f'{_number(found["mean"], "+", 1)}{unit}{_interval(found, "", "+", 1)} over {seeds}'
-            + (f',{scenes} over seeds and scenes' if scenes else ''))
+    scenes = format_interval(found, 'scenes_', '+')
+    return (f'{format_number(found["mean"], "+")}{unit}{format_interval(found, "", "+")} over '
+            + seeds + (f',{scenes} over seeds and scenes' if scenes else ''))
 
 
 def _plain(text: str) -> str:
