@@ -25,13 +25,12 @@ def approximate_kl(logp: Tensor, ref_logp: Tensor, estimator: str = 'k3',
     ===========  ===================  ==========  ================================================
 
     w = exp(logp - old_logp), through which gradients flow: that of w * k3 is w * d times that of
-    logp. That of k3 is 1 - exp(-d) instead, which grows without bound where the policy has become
-    much less likely than the reference. It is computed in this form, so clamping the value does not
-    cut it off.
+    logp, also where its value is clamped. That of k3 is 1 - exp(-d) instead, down to -12.6.
 
-    k3 clamps d to [-20, 20] and the estimate to at most 10, as verl does. It is computed as
-    expm1(-d) + d and clamped at 0, because exp(-d) - 1 has an error of 6e-8 of either sign in
-    float32, which exceeds the estimate itself for d below 3e-4.
+    k3 clamps d to [-20, 20] and the estimate to at most 10, as verl does, and has no gradient
+    there: a token whose probability is below 1/13.6 of the reference's is not pulled back. k2 and
+    k3_unbiased pull it. k3 is computed as expm1(-d) + d and clamped at 0, because exp(-d) - 1 has
+    an error of 6e-8 of either sign in float32, which exceeds the estimate itself for d below 3e-4.
 
     Args:
         logp, ref_logp: (N, T) float, log-probabilities of the sampled tokens.

@@ -70,6 +70,15 @@ def test_the_gradient_of_the_unbiased_estimate_holds_where_its_value_is_clamped(
     assert _gradient(kl, logp).tolist() == [-100., 100.]
 
 
+def test_k3_does_not_pull_back_tokens_far_below_the_reference():
+    logp = -torch.tensor([13., 14.]).log()  # 1 / 13 and 1 / 14 of the reference's probability
+    for estimator, expected in (('k3', [-12., 0.]), ('k2', logp.tolist()),
+                                ('k3_unbiased', logp.tolist())):
+        found = logp.clone().requires_grad_()
+        gradient = _gradient(approximate_kl(found, torch.zeros(2), estimator), found)
+        assert gradient.tolist() == pytest.approx(expected, abs=1e-4), estimator
+
+
 def test_unknown_estimator():
     with pytest.raises(ValueError, match='kl_estimator'):
         approximate_kl(torch.zeros(1), torch.zeros(1), 'abs')
