@@ -144,17 +144,13 @@ def assert_same(straight: Path, killed: Path, done: str, besides: Sequence[str] 
                 assert [line] == expected[key], f'{key}: {done}'
 
 
-def test_killed_at_random_moments(config, tmp_path, kills=2):
-    done = train(config, tmp_path, kills)
-    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
-
-
 @pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
                      'no data worker survives; --resume ends bit for bit as an undisturbed run')
 @pytest.mark.parametrize('number', range(5))
 def test_killed_at_25_random_moments(config, tmp_path, number, tried):
-    test_killed_at_random_moments(config, tmp_path, kills=5)
+    done = train(config, tmp_path, kills=5)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
     tried('5 runs of 12 iterations, each killed 5 times')
 
 
