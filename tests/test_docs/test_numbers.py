@@ -38,7 +38,7 @@ MODELS = {'Qwen2.5-VL-3B': 'qwen3b', 'Qwen2.5-VL-7B': 'qwen7b', 'Qwen2-VL-7B': '
           'Qwen3.5-35B-A3B with LoRA': 'qwen3_5_35b_a3b_lora'}
 
 
-@pytest.mark.parametrize('name', mostly_slow(MODELS, fast=['Qwen2.5-VL-3B']))
+@pytest.mark.parametrize('name', mostly_slow(MODELS, fast=['with QLoRA']))
 def test_what_each_model_takes(name):
     text = ' '.join((ROOT / 'docs/models.md').read_text().split())
     (said, ) = re.findall(rf'[,:] {re.escape(name)} (\d+)', text)
