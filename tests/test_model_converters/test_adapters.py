@@ -225,7 +225,8 @@ def test_an_adapter_of_experts_is_the_same_policy_everywhere(folders, family, tm
 
 @pytest.mark.parametrize('settings', [
     dict(EXPERTS, target_modules='language', rank_pattern={'up_proj': 2}),
-    dict(target_modules=['gate_proj', 'up_proj', 'down_proj'], alpha_pattern={'shared_.*': 3})])
+    pytest.param(dict(target_modules=['gate_proj', 'up_proj', 'down_proj'],
+                      alpha_pattern={'shared_.*': 3}), marks=pytest.mark.slow)])
 def test_layers_that_peft_takes_for_experts_are_the_same_policy_everywhere(folders, settings,
                                                                            tmp_path):
     """In GLM-4.5V: those of the first layers, the shared experts and the vision tower."""

@@ -2,6 +2,7 @@
 """The towers as mmdpad runs them against transformers' own, which attend to a window at a time."""
 import copy
 import pickle
+from itertools import product
 
 import pytest
 import torch
@@ -70,8 +71,8 @@ def features_and_gradients(head, prompts):
                                if p.requires_grad and '.visual.' in name}
 
 
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family, case', mostly_slow(product(FAMILIES, CASES), fast=[
+    *product(['qwen2_5_vl'], CASES), *product(FAMILIES, ['full'])]))
 def test_features_and_gradients_in_float64(alike, lift, family, case):
     heads = alike(family, dtype='float64', **CASES[case])
     for head in heads:
