@@ -123,7 +123,7 @@ def test_random_values_and_texts():
     values = st.recursive(scalars, lambda inner: st.lists(inner) | st.lists(inner).map(
         tuple) | st.dictionaries(keys, inner), max_leaves=12)
     words = st.text(st.characters(codec='utf-8', exclude_characters=',[](){}\'"'))
-    settings = hypothesis.settings(max_examples=50, deadline=None, database=None)
+    settings = hypothesis.settings(max_examples=150, deadline=None, database=None)
 
     @settings
     @hypothesis.given(values)
