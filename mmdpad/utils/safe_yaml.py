@@ -15,7 +15,7 @@ from mmengine.fileio.handlers.registry_utils import register_handler
 try:
     from yaml import CSafeLoader as SafeLoader
 except ImportError:  # a PyYAML without libyaml, several times slower
-    from yaml import SafeLoader  # type: ignore[assignment]
+    from yaml import SafeLoader
 
 _PYTHON = 'tag:yaml.org,2002:python/'
 
