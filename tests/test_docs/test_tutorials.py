@@ -30,6 +30,7 @@ def test_get_started(follow):
     assert (folder / 'out/test_00003.png').is_file()
 
 
+@pytest.mark.slow
 def test_own_data(follow):
     folder, printed = follow('own_data.md')
     convert, _, check, _, dry, smoke, *_ = [printed[key] for key in printed if 'make' not in key]

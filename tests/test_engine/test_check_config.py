@@ -9,6 +9,7 @@ import pytest
 from config_faults import Fault, others, with_faults
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS
+from mostly_slow import mostly_slow
 
 from mmdpad.engine.build import UnsuitableConfig, build_runner
 from mmdpad.engine.check_config import check_config
@@ -73,8 +74,8 @@ def untold(name, count):
             yield f'{key}={value!r}: taken'
 
 
-@pytest.mark.parametrize('path', [
-    path if path.stem in FEW else pytest.param(path, marks=pytest.mark.slow) for path in CONFIGS],
+@pytest.mark.parametrize('path', mostly_slow(
+    CONFIGS, fast=[ROOT / f'configs/dpad/{name}.py' for name in FEW]),
     ids=lambda path: path.stem)
 def test_some_values_of_other_kinds(path):
     assert list(untold(path, count=30)) == []

@@ -32,8 +32,7 @@ WITHOUT = dict(
                     {'attention', 'pattern', 'scaled', 'dora', 'biased'}),
     qwen3_vl_moe={'mlp', 'parameters', 'ends_and_layers'}, glm4v={'merger'}, glm46v={'merger'},
     glm4v_moe={'merger'}, internvl={'vision', 'patches', 'merger'})
-FAST = [('embedding', False), ('both_ends', True), ('one_layer', True), ('biased', False),
-        ('parameters', True)]
+FAST = [('embedding', False), ('both_ends', True), ('parameters', True)]
 
 
 @pytest.fixture(autouse=True)
@@ -215,9 +214,8 @@ def test_an_adapter_is_the_same_policy_everywhere(folders, name, tied, tmp_path)
     check_everywhere(folders('qwen2_5_vl', tied), TARGETS[name], tmp_path)
 
 
-@pytest.mark.parametrize('family, tied', [('glm4v', True), ('internvl', False)])
-def test_an_adapter_of_other_towers_is_the_same_policy_everywhere(folders, family, tied, tmp_path):
-    check_everywhere(folders(family, tied), dict(target_modules='language_and_vision'), tmp_path)
+def test_an_adapter_of_another_tower_is_the_same_policy_everywhere(folders, tmp_path):
+    check_everywhere(folders('glm4v', True), TARGETS['language_and_vision'], tmp_path)
 
 
 @pytest.mark.parametrize('family', ['qwen3_vl_moe', 'glm4v_moe'])
@@ -227,7 +225,8 @@ def test_an_adapter_of_experts_is_the_same_policy_everywhere(folders, family, tm
 
 @pytest.mark.parametrize('settings', [
     dict(EXPERTS, target_modules='language', rank_pattern={'up_proj': 2}),
-    dict(target_modules=['gate_proj', 'up_proj', 'down_proj'], alpha_pattern={'shared_.*': 3})])
+    pytest.param(dict(target_modules=['gate_proj', 'up_proj', 'down_proj'],
+                      alpha_pattern={'shared_.*': 3}), marks=pytest.mark.slow)])
 def test_layers_that_peft_takes_for_experts_are_the_same_policy_everywhere(folders, settings,
                                                                            tmp_path):
     """In GLM-4.5V: those of the first layers, the shared experts and the vision tower."""

@@ -2,7 +2,6 @@
 """Every config passes a smoke run and then a dry run; `tools/train.py --smoke`."""
 import itertools
 import math
-import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from mistral3_folder import make_mistral3_folder
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mostly_slow import mostly_slow
 from transformers import Mistral3ForConditionalGeneration
 
 from mmdpad import datasets
@@ -25,12 +25,6 @@ from mmdpad.registry import DATASETS, MODELS, REWARDS
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path for path in ROOT.glob('configs/**/*.py') if '_base_' not in path.parts)
 MAIN = ROOT / 'configs/dpad/qwen7b_reasonseg.py'
-# They differ from others by a value, a term or a size, or combine what others have: the default
-# suite checks them, and the slow tests run them.
-ALIKE = re.compile(r'study/(?!discriminative)|/ablations/(?!qwen7b_geometric)|/qwen3b_|'
-                   r'/qwen7b_refcoco[+g]|qwen7b_refcoco_mmdet|qwen7b_odvg|qwen7b_coco|'
-                   r'qwen7b_ovd_[lo]|qwen3vl8b|qwen3_5_35b|glm4_5v|loose_boxes|'
-                   r'qwen7b_fsdp|qwen7b_vllm_servers')  # without strategy and servers
 numbers = itertools.count()
 
 
@@ -57,19 +51,20 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT / 'configs'))
 
 
-@pytest.mark.parametrize('path', filter(lambda path: ALIKE.search(path.as_posix()), CONFIGS),
-                         ids=name_of)
-def test_configs_that_are_like_others_pass_the_checks(path, smoke_config):
-    if 'lvis' in path.stem:
-        pytest.importorskip('lvis')
-    config, _ = smoke_config(path)
+# The slow tests run them, as all others.
+@pytest.mark.parametrize('name', ['glm4_5v_lora_reasonseg', 'qwen3b_refcoco_testA',
+                                  'qwen7b_vllm_servers_reasonseg', 'tiny_shapes_loose_boxes'])
+def test_configs_pass_the_checks(name, smoke_config):
+    config, _ = smoke_config(ROOT / f'configs/dpad/{name}.py')
     with DefaultScope.overwrite_default_scope(config.default_scope):
         assert dry_run(config)[0] == []
 
 
-@pytest.mark.parametrize('path', [
-    pytest.param(path, marks=[pytest.mark.slow] * bool(ALIKE.search(path.as_posix())))
-    for path in CONFIGS], ids=name_of)
+@pytest.mark.parametrize('path', mostly_slow(CONFIGS, fast=[
+    ROOT / f'configs/{name}.py' for name in (
+        'dpad/tiny_shapes', 'dpad/tiny_shapes_sft', 'dpad/tiny_shapes_ovd', 'dpad/tiny_shapes_vqa',
+        'dpad/tiny_shapes_zoom', 'dpad/qwen7b_reasonseg', 'dpad/internvl3_5_8b_reasonseg',
+        'study/discriminative')]), ids=name_of)
 def test_every_config_passes(path, smoke_config):
     if 'qlora' in path.stem:
         pytest.importorskip('bitsandbytes')

@@ -16,6 +16,7 @@ def cache(tmp_path, monkeypatch):
     return build_mmcv.cache_folder()
 
 
+@pytest.mark.slow
 def test_a_working_mmcv_is_left_alone(monkeypatch, capsys):
     monkeypatch.setattr(build_mmcv, 'build_and_install', lambda *_: pytest.fail('it was built'))
     monkeypatch.delenv('FORCE_CUDA', raising=False)

@@ -164,8 +164,8 @@ def test_the_constraints_agree_with_the_table_of_requirements():
 def test_make_and_continuous_integration_offer_what_they_promise():
     makefile = (ROOT / 'Makefile').read_text()
     rules = dict(re.findall(r'^([a-z-]+):(.*)$', makefile, re.MULTILINE))
-    assert {'help', 'env', 'demo', 'test', 'test-slow', 'lint', 'clean-env'} <= set(rules)
-    for target in ('demo', 'test', 'test-slow', 'lint'):
+    assert {'help', 'env', 'demo', 'docs', 'test', 'test-slow', 'lint', 'clean-env'} <= set(rules)
+    for target in ('demo', 'docs', 'test', 'test-slow', 'lint'):
         assert 'env' in rules[target].split(), f'`make {target}` should set up first'
     ci = ROOT / '.ci' / 'run'
     assert re.search(r'^make test\b', ci.read_text(), re.MULTILINE)

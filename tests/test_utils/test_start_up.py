@@ -81,6 +81,7 @@ def test_the_inferencer_class_comes_without_what_only_a_model_needs():
     assert run('-c', program, *late)[0] == []
 
 
+@pytest.mark.slow
 def test_all_modules_register_what_is_imported_late():
     program = ('import json; from mmdpad.utils import register_all_modules as register; '
                'register(); from mmdpad import registry; '

@@ -21,6 +21,7 @@ from mmdpad.preflight.smoke import make_smoke_config
 from mmdpad.utils import read_jsonl
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 FSDP2 = dict(type='mmdpad.FSDP2Strategy')
 TIMES = re.compile(r'time|tokens_per_second|memory|eta|data_time')
 
@@ -144,21 +145,15 @@ def assert_same(straight: Path, killed: Path, done: str, besides: Sequence[str] 
                 assert [line] == expected[key], f'{key}: {done}'
 
 
-def test_killed_at_random_moments(config, tmp_path, kills=2):
-    done = train(config, tmp_path, kills)
-    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
-
-
-@pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
                      'no data worker survives; --resume ends bit for bit as an undisturbed run')
 @pytest.mark.parametrize('number', range(5))
 def test_killed_at_25_random_moments(config, tmp_path, number, tried):
-    test_killed_at_random_moments(config, tmp_path, kills=5)
+    done = train(config, tmp_path, kills=5)
+    assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
     tried('5 runs of 12 iterations, each killed 5 times')
 
 
-@pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
                      'no data worker survives; --resume ends bit for bit as an undisturbed run')
 def test_two_processes(config, tmp_path, tried):
@@ -167,7 +162,6 @@ def test_two_processes(config, tmp_path, tried):
     tried('one of two processes, killed 3 times')
 
 
-@pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGTERM at a random moment, also to data workers',
                      'the iteration is finished, a checkpoint written, status 143; --resume '
                      'repeats no work and ends bit for bit as an undisturbed run')
@@ -184,7 +178,6 @@ def test_told_to_end_at_random_moments(config, tmp_path, processes, tried):
     tried(f'{processes} process(es): a run of 12 iterations, ended 4 times')
 
 
-@pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
                      'no data worker survives; --resume ends bit for bit as an undisturbed run')
 @pytest.mark.parametrize('k, processes', [(1, 1), (2, 1), (2, 2)])
@@ -197,7 +190,6 @@ def test_rollouts_that_are_sampled_ahead(config, tmp_path, k, processes, tried):
     tried(f'{processes} process(es), rollouts {k} iteration(s) ahead, killed 3 times')
 
 
-@pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
                      'no data worker survives; --resume ends bit for bit as an undisturbed run')
 @pytest.mark.parametrize('processes, strategy', [(1, None), (2, None), (2, FSDP2)])
@@ -219,7 +211,6 @@ def test_conversations(config, tmp_path, monkeypatch, processes, strategy, tried
     tried(f'conversations, {processes} process(es), killed 3 times')
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('k, processes', [(0, 1), (1, 2)])
 def test_questions_that_are_passed_over(config, tmp_path, k, processes):
     """By what rewards showed; a worker draws batches ahead, and refills or a stale rollout more."""
@@ -237,14 +228,12 @@ def test_questions_that_are_passed_over(config, tmp_path, k, processes):
     assert max(line.get('passed_over', 0) for line in lines) > 0
 
 
-@pytest.mark.slow
 def test_with_an_adapter(config, tmp_path):
     config.model.policy.lora = dict(r=4, lora_alpha=8)
     done = train(config, tmp_path, 3)
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
 
 
-@pytest.mark.slow
 def test_supervised_with_epochs_of_four_iterations(shapes_data, tmp_path):
     """mmengine's loop, which begins a new epoch in this process, and data that draws there."""
     config = resumable('tiny_shapes_sft', shapes_data)
@@ -256,7 +245,6 @@ def test_supervised_with_epochs_of_four_iterations(shapes_data, tmp_path):
     assert_same(tmp_path / 'straight', tmp_path / 'killed', done)
 
 
-@pytest.mark.slow
 @pytest.mark.promise('Training', 'SIGKILL at a random moment',
                      'no data worker survives; --resume ends bit for bit as an undisturbed run')
 @pytest.mark.parametrize('strategy', [None, FSDP2],

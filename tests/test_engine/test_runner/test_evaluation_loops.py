@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mostly_slow import mostly_slow
 
 from mmdpad.engine.runner import evaluation_loops, pending_rollouts
 from mmdpad.models import LikelihoodScorer, RolloutEngine, SharedPrefixRollout
@@ -22,7 +23,7 @@ def evaluate(config, name, **changes):
     return metrics, list(read_jsonl(str(Path(runner.log_dir, 'reasonseg.jsonl'))))
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.0])
+@pytest.mark.parametrize('temperature', mostly_slow([0.0, 1.0], fast=[1.0]))
 def test_results_do_not_depend_on_the_batch_size(tiny_config, temperature):
     """Greedy responses depend on the batch by rounding only; sampled ones were once drawn by
     their place in the batch."""

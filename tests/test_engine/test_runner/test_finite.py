@@ -1,6 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper as amp
 from mmengine.runner import Runner
+from mostly_slow import mostly_slow
 from text_readers import rollout_of
 
 from mmdpad.engine.runner.finite import StepRefused, refused_steps, save_rollout
@@ -123,10 +125,8 @@ def amp_config(tiny_config, monkeypatch):
     return tiny_config
 
 
-@pytest.mark.parametrize('fused, clip_grad', [
-    (True, dict(max_norm=1.0)), (False, None),
-    pytest.param(True, None, marks=pytest.mark.slow),
-    pytest.param(False, dict(max_norm=1.0), marks=pytest.mark.slow)])
+@pytest.mark.parametrize('fused, clip_grad', mostly_slow(
+    product([True, False], [dict(max_norm=1.0), None]), fast=[(True, dict(max_norm=1.0))]))
 def test_under_a_loss_scaler_steps_are_skipped_and_counted_as_without(amp_config, fused, clip_grad):
     """The published recipe has one, on bfloat16. It alone would skip for ever, or fail at the next
     step after a refused one."""

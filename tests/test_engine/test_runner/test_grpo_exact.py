@@ -104,14 +104,14 @@ def test_gradients_equal_a_plain_derivation(segmentor):
 
 
 def trajectory_config(config, name, batch=8, tokens=None, **changes):
-    """Five steps of `batch` prompts x 2 responses in float64, in micro-batches of `tokens`."""
+    """Three steps of `batch` prompts x 2 responses in float64, in micro-batches of `tokens`."""
     config = copy.deepcopy(config)
     config.merge_from_dict({
         **{f'model.policy.{key}': value for key, value in FLOAT64.items()},
         'model.train_cfg.group_size': 2, 'model.train_cfg.max_new_tokens': 40,
-        'train_cfg.max_iters': 5,
+        'train_cfg.max_iters': 3,
         'train_dataloader.batch_size': batch, 'train_cfg.tokens_per_micro_batch': tokens,
-        'default_hooks.checkpoint.interval': 5,
+        'default_hooks.checkpoint.interval': 3,
         'work_dir': str(Path(config.work_dir).with_name(name)), **changes})
     config.experiment_name += name
     return config
@@ -123,7 +123,7 @@ def run(config):
 
 
 def policy_of(config):
-    return torch.load(Path(config.work_dir, 'iter_5.pth'), weights_only=True)['state_dict']
+    return torch.load(Path(config.work_dir, 'iter_3.pth'), weights_only=True)['state_dict']
 
 
 def farthest(state, other):

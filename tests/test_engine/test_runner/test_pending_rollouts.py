@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mostly_slow import mostly_slow
 
 from mmdpad.engine.runner import pending_rollouts
 from mmdpad.engine.runner.pending_rollouts import BatchesAhead, PendingRollouts
@@ -162,8 +163,11 @@ def test_an_error_of_a_late_rollout_names_its_sample(tiny_config, tmp_path):
               **{'model.rollout_engine.fails': 1})
 
 
-@pytest.mark.parametrize('k, changes', [
-    (1, {}), (2, {}), (1, {'model.policy.lora': dict(r=4, lora_alpha=8)})],
+ADAPTER = {'model.policy.lora': dict(r=4, lora_alpha=8)}
+
+
+@pytest.mark.parametrize('k, changes', mostly_slow(
+    [(1, {}), (2, {}), (1, ADAPTER)], fast=[(2, {}), (1, ADAPTER)]),
     ids=['1', '2', 'a fixed vision tower'])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_config, tmp_path, k, changes):
     """Also with data that draws in the process that trains."""

@@ -19,6 +19,7 @@ from measuring import (
     tiny_policy,
     tiny_qwen3_vl_moe,
 )
+from mostly_slow import mostly_slow
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -32,8 +33,6 @@ from mmdpad.models.heads.policy_source import policy_problems
 from mmdpad.models.heads.recomputation import SHARE, _shards, _workload, keep
 
 LORA = dict(lora=dict(r=8, lora_alpha=8))
-SLOW = ('LoRA on bfloat16, autocast', 'Qwen3-VL', 'Qwen3-VL-MoE', 'Qwen3.5', 'Qwen3.5-MoE',
-        'GLM-4.1V', 'GLM-4.5V')
 # Arguments of the policy, whether autocast is on.
 CASES = {
     'full': ({}, False),
@@ -62,9 +61,7 @@ def case_of(name, folder):
         work, shared='attn_implementation' not in policy)
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-    for name in (*CASES, *OTHERS)])
+@pytest.mark.parametrize('name', mostly_slow((*CASES, *OTHERS), fast=('full', 'frozen vision')))
 def test_an_update_takes_what_was_planned(name, tmp_path):
     """For budgets from all recomputed to all kept, within 15 %."""
     model, batch, amp, shape, setup, work = case_of(name, tmp_path)

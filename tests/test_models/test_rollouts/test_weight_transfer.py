@@ -237,6 +237,7 @@ def test_wrong_settings_are_named(given, told):
         WeightTransfer(**given)
 
 
+@pytest.mark.slow
 def test_two_processes_with_sharded_weights(servers, tmp_path):
     """Both gather, the first one sends; what goes wrong there is raised by both. One of them may
     sample alone, as where the other has its answers from an earlier test."""
