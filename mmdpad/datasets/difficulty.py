@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 
 from mmdpad.prompts import normalize_question
 from mmdpad.utils import read_jsonl
+from mmdpad.utils.number_checks import check_number
 
 from .errors import DatasetError
 
@@ -32,10 +33,29 @@ def check_difficulty(difficulty: Mapping[str, Any]) -> None:
     if 'file' not in difficulty or (difficulty.keys() - {'file', *_DEFAULTS}):
         raise ValueError(f'`difficulty` should have `file`, and optionally `min` and `max`, but '
                          f'got {sorted(difficulty)}; correct it')
-    bounds = _DEFAULTS | dict(difficulty)
-    if not 0 <= bounds['min'] <= bounds['max'] <= 1:
-        raise ValueError(f'`difficulty` should have 0 <= `min` <= `max` <= 1, but got '
-                         f'{bounds["min"]} and {bounds["max"]}; correct them')
+    low, high = (check_number(f'difficulty.{name}', difficulty.get(name, default), 'in [0, 1]',
+                              lambda share: 0 <= share <= 1) for name, default in _DEFAULTS.items())
+    if low > high:
+        raise ValueError(f'`difficulty` should have `min` <= `max`, but got {low} and {high}; '
+                         f'correct them')
+
+
+def check_told_apart(items: Iterable[Mapping[str, Any]]) -> None:
+    """Check that no two questions share a pass rate without being the same: one about another
+    image, as of two data sets that number their images alike, or of another task.
+
+    Raises:
+        DatasetError: Two of them do.
+    """
+    seen: dict[Key, tuple[Any, Any]] = {}
+    for item in items:
+        about = item.get('img_path'), item.get('task')
+        if (first := seen.setdefault(_key(item), about)) != about:
+            raise DatasetError(
+                f'Questions should differ in text or in the `img_id` of their images, but '
+                f'{item.get("question")!r} is asked about {first[0]} (task {first[1]}) and '
+                f'{about[0]} (task {about[1]}) under `img_id` {item.get("img_id")!r}; estimate '
+                f'each data set, and each task, by itself', 'pass rates')
 
 
 def read_pass_rates(path: str, items: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -43,15 +63,21 @@ def read_pass_rates(path: str, items: Sequence[Mapping[str, Any]]) -> list[float
     estimate_difficulty``.
 
     Raises:
-        DatasetError: The file cannot be read, or has no pass rate of an item.
+        DatasetError: The file cannot be read, or has no pass rate of an item, or two.
     """
+    rates: dict[Key, float] = {}
     try:
-        rates = {question_key(row['id'], row['question']): float(row['pass_rate'])
-                 for row in read_jsonl(path)}
+        for row in read_jsonl(path):
+            key, rate = question_key(row['id'], row['question']), float(row['pass_rate'])
+            if not 0 <= rate <= 1 or rates.setdefault(key, rate) != rate:
+                raise ValueError(f'{row["question"]!r} about image {row["id"]!r} should have one '
+                                 f'pass rate, in [0, 1], but has '
+                                 f'{sorted({rate, rates.get(key, rate)})}')
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             f'{path!r} should be a file of `mmdpad run estimate_difficulty`, but cannot be read: '
-            f'{type(error).__name__}: {error}; correct the path', 'pass rates') from error
+            f'{type(error).__name__}: {error}; correct the path, or write it anew', 'pass rates'
+        ) from error
     missing = [item for item in items if _key(item) not in rates]
     if missing:
         raise DatasetError(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from math import comb
+from math import comb, isfinite
 from typing import Any
 
 import numpy as np
@@ -91,9 +91,9 @@ def check_sums(sums: Mapping[str, Mapping[str, float]], values: Collection[str])
     check_names(sums, *values)
     known = [*values, CONSENSUS]
     for name, weights in sums.items():
-        if not any(weights.values()):
-            raise ValueError(f'`sums` should have a weight that is not 0, but {name!r} has '
-                             f'{dict(weights)}; correct it')
+        if not any(weights.values()) or not all(map(isfinite, weights.values())):
+            raise ValueError(f'`sums` should have finite weights that are not all 0, but {name!r} '
+                             f'has {dict(weights)}; correct them')
         if unknown := weights.keys() - known:
             raise ValueError(
                 f'`sums` should have weights of {", ".join(known)}, but {name!r} has one of '

@@ -256,11 +256,14 @@ class GRPOLoss(PolicyLoss):
         if self.adaptive_entropy is not None:
             assert inputs.entropy is not None
             scalars['entropy_coef'] = torch.tensor(self.entropy_coef)
-            scalars['entropy_per_token'] = inputs.mean(inputs.entropy.detach(), 'token_mean')
+            # Otherwise no token of the step counts, as where all responses are truncated.
+            if inputs.mask.any() if inputs.scale is None else inputs.scale.tokens:
+                scalars['entropy_per_token'] = inputs.mean(inputs.entropy.detach(), 'token_mean')
         return loss, scalars
 
     def after_iteration(self, logs: Mapping[str, float]) -> None:
-        """See :class:`PolicyLoss`; nothing happens if all steps of the iteration were skipped."""
+        """See :class:`PolicyLoss`; nothing happens if all steps of the iteration were skipped, or
+        no token of it counts."""
         if self.adaptive_entropy is not None and 'entropy_per_token' in logs:
             self.adaptive_entropy.update(logs['entropy_per_token'])
 

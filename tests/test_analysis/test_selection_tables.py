@@ -146,6 +146,8 @@ def test_the_command(tmp_path, capsys):
 
 @pytest.mark.parametrize('arguments, message', [
     (['--sum', 'both', 'clip'], "--sum should have SELECTOR=NUMBER, but got 'clip'"),
+    (['--sum', 'both', 'clip=nan'], "SELECTOR=NUMBER, but got 'clip=nan'"),
+    (['--abstain-below', 'clip=inf'], "SELECTOR=NUMBER, but got 'clip=inf'"),
     (['--sum', 'both', 'vote=1', 'clip=1'], "'both' has one of vote; correct it"),
     (['--out', 'x.txt'], '--out should end in .md or .json'),
     (['--abstain-below', 'sam=1'], "but got 'sam'"),

@@ -1,10 +1,17 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from mmdpad.datasets import DatasetError
-from mmdpad.datasets.difficulty import check_difficulty, keep_by_difficulty, pass_rates
+from mmdpad.datasets.difficulty import (
+    check_difficulty,
+    check_told_apart,
+    keep_by_difficulty,
+    pass_rates,
+)
 from mmdpad.utils import write_jsonl
 
 ITEMS = [dict(img_id=image, img_path=f'{image}.jpg', question=question)
@@ -53,9 +60,30 @@ def test_what_cannot_be_filtered(rates, tmp_path):
             keep_by_difficulty(ITEMS, dict(file=str(tmp_path / name)), 'data')
 
 
+@pytest.mark.parametrize('value, told', [
+    (0.25, r"'The cat' about image 'b' should have one pass rate, .* but has \[0.25, 1.0\]"),
+    (1.5, r'but has \['), (math.nan, r'nan\]'), (1.0, None)])
+def test_two_rates_of_a_question_or_one_that_is_no_share(rates, value, told):
+    line = json.dumps(dict(id='b', question='The cat', pass_rate=value))
+    Path(rates).write_text(f'{Path(rates).read_text()}{line}\n')
+    if told is None:  # the same once more
+        assert len(keep_by_difficulty(ITEMS, dict(file=rates), 'data')) == 3
+        return
+    with pytest.raises(DatasetError, match=told):
+        keep_by_difficulty(ITEMS, dict(file=rates), 'data')
+
+
+def test_questions_that_would_share_a_rate():
+    twins = [dict(item, task='a') for item in (*ITEMS, ITEMS[0])]
+    check_told_apart(twins)
+    for change in (dict(img_path='other/1.jpg'), dict(task='b')):
+        with pytest.raises(DatasetError, match="'The dog.' is asked about 1.jpg .* and .* under"):
+            check_told_apart([*twins, dict(twins[0], **change)])
+
+
 @pytest.mark.parametrize('difficulty', [
     dict(min=0.1), dict(file='x', low=0.1), dict(file='x', min=0.9, max=0.1),
-    dict(file='x', max=2.0), dict(file='x', min=math.nan)])
+    dict(file='x', max=2.0), dict(file='x', min=math.nan), dict(file='x', min='0.1')])
 def test_wrong_settings(difficulty):
-    with pytest.raises(ValueError, match='`difficulty` should have'):
+    with pytest.raises(ValueError, match=r'`difficulty(` should|\.\w+` should be in \[0, 1\])'):
         check_difficulty(difficulty)

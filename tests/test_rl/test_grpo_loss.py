@@ -1,5 +1,6 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,6 +104,16 @@ def test_the_entropy_bonus_adapts():
     fixed = GRPOLoss(entropy_coef=0.5)
     fixed.load_state_dict(loss.state_dict())
     assert fixed.entropy_coef == 0.5 and fixed.state_dict() == {}
+
+
+@pytest.mark.parametrize('scale', [None, LossScale(0.0, 0.0)])
+def test_the_entropy_of_no_tokens_is_unknown(scale):
+    """All responses are truncated, and truncated ones do not count."""
+    loss = GRPOLoss(adaptive_entropy=dict(target=3.0), mask_truncated=True)
+    given = replace(inputs(loss), mask=torch.zeros_like(MASK), scale=scale)
+    assert 'entropy_per_token' not in loss(given)[1]
+    part = replace(given, scale=LossScale(0.5, 1.0))  # another micro-batch has tokens
+    assert loss(part)[1]['entropy_per_token'] == 0
 
 
 def test_a_rollout_without_old_log_probabilities_is_on_policy():

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def _assign(parser: argparse.ArgumentParser, option: str, texts: Sequence[str]
             pairs.append((name, float(number)))
         except ValueError:
             name = ''
-        if not name:
+        if not name or not math.isfinite(pairs[-1][1]):
             parser.error(f'{option} should have SELECTOR=NUMBER, but got {text!r}')
     return pairs
 

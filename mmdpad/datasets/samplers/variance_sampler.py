@@ -10,6 +10,7 @@ from mmengine.dataset import InfiniteSampler
 
 from mmdpad.datasets.difficulty import read_pass_rates
 from mmdpad.registry import DATA_SAMPLERS
+from mmdpad.utils.number_checks import check_number
 
 
 @DATA_SAMPLERS.register_module()
@@ -37,8 +38,7 @@ class VarianceSampler(InfiniteSampler):
 
     def __init__(self, dataset: Sized, file: str, uniform: float = 0.5,
                  seed: int | None = None) -> None:
-        if not 0 <= uniform <= 1:
-            raise ValueError(f'`uniform` should be in [0, 1], but got {uniform}')
+        check_number('uniform', uniform, 'in [0, 1]', lambda share: 0 <= share <= 1)
         super().__init__(dataset, shuffle=True, seed=seed)
         items = [dataset.get_data_info(number)  # type: ignore[attr-defined]
                  for number in range(len(dataset))]

@@ -109,7 +109,7 @@ def check_tasks(tasks: Mapping[str, Task], dataset: Any) -> None:
 def tasks_asked(dataset: Any) -> list[str | None]:
     """The names of the tasks of a data set's questions, None for the model's first. No image is
     read."""
-    return list(dict.fromkeys(item.get('task') for item in _items(dataset)))
+    return list(dict.fromkeys(item.get('task') for item in items_of(dataset)))
 
 
 def find_long_prompts(encoder: PromptEncoder, dataset: Any,
@@ -125,7 +125,7 @@ def find_long_prompts(encoder: PromptEncoder, dataset: Any,
             question is written for its task.
     """
     asked: dict[str | None, list[str]] = {}
-    for item in _items(dataset):
+    for item in items_of(dataset):
         if 'question' in item:
             asked.setdefault(item.get('task'), []).append(normalize_question(item['question']))
     sizes = model_image_sizes(dataset)
@@ -137,5 +137,6 @@ def find_long_prompts(encoder: PromptEncoder, dataset: Any,
             for problem in check_prompt_lengths(encoder.with_template(template), everything, sizes)]
 
 
-def _items(dataset: Any) -> Iterator[dict]:
+def items_of(dataset: Any) -> Iterator[dict]:
+    """The items of a data set, however wrapped, each once and before its pipeline."""
     return (part.get_data_info(i) for part in base_datasets(dataset) for i in range(len(part)))

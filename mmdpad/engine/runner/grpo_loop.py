@@ -150,6 +150,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         objective = self.model.objective
         if objective.needs_pass_before_update or self.updates > 1 or self.replay.size:
             rollout = self.keep_log_probs(rollout)
+        compared = self.comparison.compared(rollout)  # a penalty gives no group a signal
         if objective.penalizes_rewards:
             penalty = objective.reward_penalty(rollout)
             assert rollout.total_rewards is not None
@@ -159,7 +160,7 @@ class GRPOTrainLoop(IterBasedTrainLoop):
         runner.call_hook('before_update', rollout=rollout)
         if self.replay.size:
             rollout, replayed = self.replay.exchange(
-                rollout, self.comparison.compared(rollout), self._iter, runner.seed, self.encode)
+                rollout, compared, self._iter, runner.seed, self.encode)
             logs |= replayed
         collected = time.perf_counter()
         logs.update(self.update(rollout))

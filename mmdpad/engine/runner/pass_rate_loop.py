@@ -10,11 +10,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 
+from mmdpad.datasets.difficulty import check_told_apart
 from mmdpad.datasets.wrappers import change_parts
 from mmdpad.engine.hooks import SyncReferenceHook
 from mmdpad.registry import HOOKS, LOOPS, is_kind
 from mmdpad.structures import RolloutBatch
 
+from .encoding import items_of
 from .grpo_loop import GRPOTrainLoop
 
 _OF_TRAINING = ('resume', 'safe_checkpoint', 'answer_pictures', 'curves', 'alarms')
@@ -30,11 +32,15 @@ class PassRateLoop(GRPOTrainLoop):
         max_iters: Ignored; the data set determines it.
         term: The reward term that :func:`.difficulty.pass_rates` needs; None for any.
         **kwargs: See :class:`GRPOTrainLoop`.
+
+    Raises:
+        DatasetError: See :func:`.difficulty.check_told_apart`.
     """
 
     def __init__(self, runner: Any, dataloader: Any, rewards: dict[str, dict], max_iters: int = 1,
                  term: str | None = None, **kwargs: Any) -> None:
         super().__init__(runner, dataloader, 1, rewards, **kwargs)
+        check_told_apart(items_of(self.dataloader.dataset))
         step = self.dataloader.batch_size * get_world_size()
         self._max_iters = -(-len(self.dataloader.dataset) // step)
         self.term = term

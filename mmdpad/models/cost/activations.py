@@ -68,9 +68,9 @@ def _scaled(part: PartBytes, factor: float) -> PartBytes:
 
 
 def feature_bytes(shape: PolicyShape, setup: Setup, images: Mapping[ImageInputs, float]) -> int:
-    """The features of so many images of each kind, in the language model's input."""
+    """The features of so many images of each kind, of all levels."""
     return int(sum(count * image.tokens for image, count in images.items())
-               ) * shape.text.hidden * setup.compute_bytes
+               ) * shape.feature_levels * shape.text.hidden * setup.compute_bytes
 
 
 def around_text(shape: PolicyShape, setup: Setup, work: Workload) -> int:

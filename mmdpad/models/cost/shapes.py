@@ -108,6 +108,13 @@ class PolicyShape:
         """
         return self.measurements.adapter(rank).weights
 
+    @property
+    def feature_levels(self) -> int:
+        """How many features of width D an image token has: one for the language model's input, and
+        of Qwen3-VL one for each of some of its layers."""
+        vision = self.config.vision_config
+        return 1 + len(getattr(vision, 'deepstack_visual_indexes', None) or ())
+
     def image(self, height: int, width: int) -> ImageInputs:
         """What the vision tower gets of an image of about this size in pixels."""
         family = FAMILIES[self.config.model_type]

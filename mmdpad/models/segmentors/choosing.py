@@ -236,12 +236,12 @@ def _answer_of(model: ReasoningSegmentor, choice: Choice, selection: Selection,
     candidate = choice.selector.answer(selection, best)
     parsed = candidate.parsed
     if selection.chosen is None:
+        value = ('no value' if np.isnan(selection.confidence) else
+                 f'the value {selection.confidence:.3g}')
         parsed = ParseFailure(
-            ABSTAINED, f'the best of {len(selection)} answers has the value '
-            f'{selection.confidence:.3g} by the selector '
-            f'{(choice.abstain_by or choice.selector).name!r}, which is below '
-            f'{choice.abstain_below}',
-            parsed.think, parsed.caption)
+            ABSTAINED, f'the best of {len(selection)} answers has {value} by the selector '
+            f'{(choice.abstain_by or choice.selector).name!r}, and should have at least '
+            f'{choice.abstain_below}', parsed.think, parsed.caption)
     return dict(response=candidate.response, truncated=candidate.truncated,
                 response_ids=candidate.response_ids, parsed=parsed,
                 reasoning_tokens=model.policy.count_tokens(parsed.think),

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-from mmdpad.registry import MODELS
+from mmdpad.registry import MODELS, resolve, type_name
 from mmdpad.tasks import Task
 
 from .selector import Selector
@@ -53,20 +54,24 @@ def as_config(select: Any, path: str = 'test_cfg.select',
             f'`{path}` should be one of {(*SHORT_NAMES, )}, the config of a selector, or a list of '
             f"different ones with their weights, such as [(5.0, 'discrimination'), "
             f"(1.0, 'consensus')], but got {select!r}; set one of these")
-    if isinstance(select.get('selectors'), Mapping):
+    if 'selectors' in select:
         return dict(select, selectors={
             name: (weight, as_config(part, f'{path}.selectors.{name}', discriminator))
             for name, (weight, part) in pairs_of(select['selectors'], path).items()})
     return dict(select)
 
 
-def pairs_of(selectors: Mapping[str, Any], path: str) -> dict[str, tuple[Any, Any]]:
+def pairs_of(selectors: Any, path: str) -> dict[str, tuple[Any, Any]]:
     """Name -> (weight, config) of the parts of a weighted sum; a weight alone is that of the short
     name.
 
     Raises:
-        ValueError: An entry is neither.
+        ValueError: It is no dict, or an entry is neither.
     """
+    if not isinstance(selectors, Mapping):
+        raise ValueError(f'`{path}.selectors` should be a dict, name -> weight or name -> (weight, '
+                         f'config), but got {selectors!r}; for example '
+                         f'dict(discrimination=5.0, consensus=1.0)')
     found = {}
     for name, entry in selectors.items():
         pair = (entry, name) if isinstance(entry, Real) else entry
@@ -94,13 +99,21 @@ def build_selector(select: Any, path: str = 'test_cfg.select') -> Selector:
     """Build a selector, see :func:`as_config`.
 
     Raises:
-        ValueError: The config names another kind of model, or see :func:`as_config` and the class.
+        ValueError: The config names no selector, or has arguments that it does not take, or see
+            :func:`as_config` and the class.
     """
     config = as_config(select, path)
-    selector = MODELS.build(config)
-    if not isinstance(selector, Selector):
+    kind = resolve(config, MODELS)
+    if not (inspect.isclass(kind) and issubclass(kind, Selector)):
         raise ValueError(f'`{path}.type` should be ConsensusSelector or another subclass of '
-                         f'Selector, but got {type(selector).__name__}; use such a class')
+                         f'Selector, but got {type_name(config)!r}; use such a class')
+    given = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
+    try:
+        inspect.signature(kind).bind(**given)
+    except TypeError as error:
+        raise ValueError(f'`{path}` should have the arguments of {kind.__name__}, but got '
+                         f'{sorted(given)}: {error}; correct them') from error
+    selector = MODELS.build(config)
     selector.config = config
     return selector
 

@@ -40,11 +40,11 @@ class WeightedSelector(Selector):
     name = 'weighted'
 
     def __init__(self, selectors: Mapping[str, Any]) -> None:
-        if not isinstance(selectors, Mapping) or len(selectors) < 2:
+        given = pairs_of(selectors, 'test_cfg.select')
+        if len(given) < 2:
             raise ValueError(f'`selectors` of WeightedSelector should be a dict of at least two, '
                              f'name -> weight or name -> (weight, config), but got {selectors!r}; '
                              "for example dict(discrimination=5.0, consensus=1.0)")
-        given = pairs_of(selectors, 'test_cfg.select')
         self.weights = {name: weight for name, (weight, _) in given.items()}
         if not all(isinstance(weight, Real) and not isinstance(weight, bool)
                    and math.isfinite(weight) for weight in self.weights.values()) or not any(

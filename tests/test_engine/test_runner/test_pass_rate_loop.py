@@ -1,9 +1,11 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
+import shutil
 from pathlib import Path
 
 import pytest
 from mmengine.runner import Runner
 
+from mmdpad.datasets import DatasetError
 from mmdpad.datasets.difficulty import pass_rates
 from mmdpad.engine.runner.pass_rate_loop import measuring
 from mmdpad.registry import DATASETS
@@ -46,3 +48,14 @@ def test_a_term_that_the_run_has_not_ends_it_before_a_response(tiny_config):
                                          r"\), but got 'accuracy'"):
         runner.train()
     assert not any(read_jsonl(str(path)) for path in Path(runner.log_dir).glob('rollouts.jsonl'))
+
+
+@pytest.mark.slow
+def test_data_sets_whose_questions_would_share_a_rate(tiny_config, shapes_data, tmp_path):
+    """Both number their images alike."""
+    shutil.copytree(shapes_data, tmp_path / 'copy')
+    part = tiny_config.train_dataloader.dataset
+    tiny_config.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[
+        part, dict(part, data_root=str(tmp_path / 'copy'))])
+    with pytest.raises(DatasetError, match='estimate each data set, and each task, by itself'):
+        Runner.from_cfg(measuring(tiny_config)).train()

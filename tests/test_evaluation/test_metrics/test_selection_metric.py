@@ -206,7 +206,8 @@ def test_selectors_have_names_of_their_own():
         SelectionMetric(sums=dict(clip=dict(clip=1.))).score(SAMPLES[0])
     with pytest.raises(ValueError, match="but 'both' has one of sam; correct it, or let the model"):
         SelectionMetric(sums=dict(both=dict(sam=1.))).score(SAMPLES[0])
-    with pytest.raises(ValueError, match="a weight that is not 0, but 'both' has"):
-        SelectionMetric(sums=dict(both=dict(clip=0.))).score(SAMPLES[0])
+    for weight in (0., np.inf):
+        with pytest.raises(ValueError, match="finite weights that are not all 0, but 'both' has"):
+            SelectionMetric(sums=dict(both=dict(clip=weight))).score(SAMPLES[0])
     found, _ = evaluate(SAMPLES[:2], sums=dict(both=dict(clip=1., consensus=1.)))
     assert found['both_giou'] == pytest.approx(100 * (1 + 1 / 3) / 2)

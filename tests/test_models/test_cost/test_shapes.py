@@ -9,6 +9,8 @@ from transformers import AutoConfig
 
 from mmdpad.models import sources
 from mmdpad.models.cost import Setup, Workload, build_on_meta, peak, step_memory
+from mmdpad.models.cost.activations import feature_bytes
+from mmdpad.models.cost.fake_policy import Arithmetic, FakePolicy
 from mmdpad.models.cost.shapes import PUBLISHED, PolicyShape, read_policy_config
 from mmdpad.models.heads.families import FAMILIES, find_family
 from mmdpad.toy import POLICY_WEIGHTS
@@ -85,8 +87,12 @@ def test_every_family_is_read(family, tmp_path):
     shape = PolicyShape.of(read_policy_config(make_policy_folder(tmp_path, family))[0])
     assert (shape.blocks, shape.text.hidden, shape.text.layers) == (2, 32, 2)
     facts = FACTS[family]
-    assert shape.image(facts.side, facts.side).tokens == facts.tokens
+    image = shape.image(facts.side, facts.side)
+    assert image.tokens == facts.tokens
     assert shape.measurements.image_flops(shape.image(64, 64))[0] > 0
+    features = FakePolicy(build_on_meta(shape.config), Arithmetic()).see(image)
+    assert feature_bytes(shape, Setup(), {image: 3}) == 3 * sum(
+        level.numel() * 4 for level in features)
 
 
 def test_experts_are_in_memory_and_some_of_them_compute(tmp_path):

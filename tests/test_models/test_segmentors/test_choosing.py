@@ -98,6 +98,7 @@ def test_if_no_value_is_high_enough_there_is_no_answer(build, samples):
         parsed = sample.reasoning['parsed']
         assert isinstance(parsed, ParseFailure) and parsed.reason == 'abstained'
     assert 'the best of 3 answers has the value 0.' in first.reasoning['parsed'].detail
+    assert 'the best of 3 answers has no value by' in second.reasoning['parsed'].detail
     assert first.reasoning['response'] == first.selection.candidates[0].response
     assert score_mask(first.to_dict(), 'target')[2]['iou'] == 0
     assert score_mask(without_targets(first), 'target')[2]['iou'] == 1
@@ -119,7 +120,8 @@ def test_another_selector_may_say_whether_to_abstain(build, samples):
     assert found.overlaps[1, [0, 2]].mean() > 0.7
     rejected, = build(texts, abstain_below=0.7, **how).test_step(samples[0])
     assert rejected.selection.chosen is None and len(rejected.pred_instances) == 0
-    assert "by the selector 'consensus', which is below 0.7" in rejected.reasoning['parsed'].detail
+    assert "by the selector 'consensus', and should have at least 0.7" in (
+        rejected.reasoning['parsed'].detail)
 
 
 def test_what_two_selectors_share_is_measured_once(build):

@@ -239,6 +239,11 @@ def test_the_short_name_takes_the_discriminator_that_is_given():
     ([(float('nan'), 'consensus'), (1, 'likelihood')], 'finite weights'),
     ([(1, dict(type='ConsensusSelector', vote=True)), (1, 'likelihood')], 'does not vote'),
     (dict(type='BoxDecoder'), '`test_cfg.select.type` should be ConsensusSelector or another'),
+    (dict(type='BestSelector'), "another subclass of Selector, but got 'BestSelector'"),
+    (dict(type='LikelihoodSelector', vote=True), r"arguments of LikelihoodSelector, .* \['vote'\]"),
+    (dict(type='WeightedSelector'), "missing a required argument: 'selectors'"),
+    (dict(type='WeightedSelector', selectors=['consensus', 'likelihood']),
+     '`test_cfg.select.selectors` should be a dict'),
     (dict(type='OracleSelector', ignore_regions='no'), '`ignore_regions` should be one of'),
     (dict(type='DiscriminationSelector', discriminator=dict(type='WidthDiscriminator'),
           contrast='others'), r"`contrast` should be one of \('image', 'masked'\)")])
