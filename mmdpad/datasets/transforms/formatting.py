@@ -36,9 +36,9 @@ class PackReasoningInputs(BaseTransform):
       ``labels`` (K,), in the original frame, from the keys ``gt_masks`` and ``gt_labels`` (0
       without them); K is 1, unless a question may mean several objects, or none; also as metainfo,
       in the forms of :func:`mmdet_ground_truth`;
-    - as metainfo ``instances``, if the question names classes and there are no masks: in mmdet's
+    - as metainfo ``instances``, if the question names classes: those of the data set, in mmdet's
       form, with ``bbox`` in the original frame, x2 and y2 outer edges, ``bbox_label``,
-      ``ignore_flag`` and, if that is 1, ``crowd``;
+      ``ignore_flag`` and, if that is 1, ``crowd``; with :class:`LoadInstanceMasks` also ``mask``;
     - ``ignored_instances``: ``masks`` (1, H, W) bool, from ``ignore_mask``;
     - ``model_targets``: ``bboxes`` (K, 4) and ``points`` (K, P, 2), float32, in the model frame,
       from ``model_boxes`` and ``model_points``; ``labels`` (K,) long, from ``model_labels``, if the
@@ -76,9 +76,10 @@ class PackReasoningInputs(BaseTransform):
                 bboxes=torch.from_numpy(boxes), masks=torch.from_numpy(masks),
                 labels=torch.from_numpy(labels))
             sample.set_metainfo(mmdet_ground_truth(masks, boxes, labels))
-        elif 'classes' in results:
+        if 'classes' in results:
             sample.set_metainfo(dict(instances=[
-                {key: value for key, value in instance.items() if key != 'mask'}
+                {key: value for key, value in instance.items()
+                 if key != 'mask' or 'gt_masks' in results}
                 for instance in results.get('instances', ())]))
         if 'ignore_mask' in results:
             sample.ignored_instances = InstanceData(

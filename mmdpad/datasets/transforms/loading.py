@@ -85,7 +85,8 @@ class LoadInstanceMasks(BaseTransform):
     Added keys: ``gt_masks`` (K, H, W) bool, one per target, K may be 0; and, if there are regions
     to ignore, ``ignore_mask`` (H, W) bool, without the targets' pixels. An RLE that is all
     background does not count as an instance. If the results have ``classes``, also ``gt_labels``
-    (K,) int64, from ``bbox_label``.
+    (K,) int64, from ``bbox_label``, and ``instances`` are those that count, with ``mask`` as an
+    RLE with text.
 
     Raises:
         DatasetError: There are no instances, one has no mask, or see :func:`check_segmentation`.
@@ -97,16 +98,19 @@ class LoadInstanceMasks(BaseTransform):
         require(results, type(self).__name__, 'ori_shape', 'instances')
         height, width = results['ori_shape']
         masks: dict[int, list[np.ndarray]] = {0: [], 1: []}
-        labels = []
+        kept = []
         for instance in results['instances']:
             rle = instance_rle(instance, height, width, results)
             if rle is not None and marks_pixels(rle):
-                masks[instance['ignore_flag']].append(coco_mask.decode(rle).astype(bool))
-                labels += [] if instance['ignore_flag'] else [instance.get('bbox_label', 0)]
+                mask = coco_mask.decode(rle).astype(bool)
+                masks[instance['ignore_flag']].append(mask)
+                kept.append(dict(instance, mask=encode_mask(mask)))
         results['gt_masks'] = np.stack(masks[0]) if masks[0] else np.zeros(
             (0, height, width), bool)
         if 'classes' in results:
-            results['gt_labels'] = np.array(labels, np.int64)
+            results['gt_labels'] = np.array([one['bbox_label'] for one in kept
+                                             if not one['ignore_flag']], np.int64)
+            results['instances'] = kept
         if masks[1]:
             results['ignore_mask'] = np.any(masks[1], axis=0) & ~results['gt_masks'].any(axis=0)
         return results

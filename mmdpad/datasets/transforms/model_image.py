@@ -81,8 +81,8 @@ class TargetsFromMask(BaseTransform):
 
     Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``model_shape``. Added keys:
     ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``model_points`` (K, 2, 2)
-    float32, (x, y); K is 0 if there is no target; from ``gt_labels`` also ``model_labels`` (K,)
-    long.
+    float32, (x, y); K is 0 if there is no target. If the results have ``classes``, x2 and y2 are
+    outer edges, and what :class:`TargetsFromBoxes` adds then is added, too.
     """
 
     reads_truth = True
@@ -97,10 +97,12 @@ class TargetsFromMask(BaseTransform):
         # Four points per mask: both corners of its box, then the two inside it.
         found = [np.concatenate([box_from_mask(mask).reshape(2, 2), points_from_mask(mask)])
                  for mask in masks]
-        _add_targets(results, np.array(found, np.float32).reshape(-1, 4, 2),
-                     whole_pixels=self.whole_pixels)
-        if 'gt_labels' in results:
-            results['model_labels'] = torch.from_numpy(results['gt_labels'])
+        points = np.array(found, np.float32).reshape(-1, 4, 2)
+        if 'classes' in results:
+            require(results, step, 'instances')
+            points[:, 1] += 1  # to outer edges
+            _add_classes(results)
+        _add_targets(results, points, 'classes' in results, self.whole_pixels)
         return results
 
 
@@ -141,22 +143,12 @@ class TargetsFromBoxes(BaseTransform):
                               'use `LoadInstanceMasks` and `TargetsFromMask`')
             check_box(target['bbox'], height, width, results['img_path'])
         if 'classes' in results:
-            self._add_classes(results, targets)
+            _add_targets(results, _with_centers(_clip(targets, results)), outer=True)
+            _add_classes(results)
             return results
         boxes = covered_pixels([item['bbox'] for item in targets], height, width)
         _add_targets(results, _with_centers(boxes))
         return results
-
-    def _add_classes(self, results: dict, targets: list[dict]) -> None:
-        """Add the targets of a question about classes, and what it ignores."""
-        ignored = [item for item in results['instances'] if item['ignore_flag']]
-        _add_targets(results, _with_centers(_clip(targets, results)), outer=True)
-        results['model_labels'] = _labels_of(targets)
-        boxes = torch.from_numpy(_clip(ignored, results))
-        results['model_ignored'] = dict(
-            bboxes=scale_boxes(boxes, results['ori_shape'], results['model_shape']),
-            labels=_labels_of(ignored),
-            crowds=torch.tensor([bool(item.get('crowd')) for item in ignored], dtype=torch.bool))
 
 
 def check_box(box: Sequence[float], height: float, width: float, where: str) -> None:
@@ -170,6 +162,19 @@ def check_box(box: Sequence[float], height: float, width: float, where: str) -> 
             f'A box of {where} should be (x1, y1, x2, y2) with x1 < x2 and y1 < y2 in the image of '
             f'{width} x {height} pixels (width x height), but is {list(box)}; correct or remove it',
             'wrong box')
+
+
+def _add_classes(results: dict) -> None:
+    """Add the labels of the targets of a question about classes, and what it ignores."""
+    parts: dict[int, list[dict]] = {0: [], 1: []}
+    for item in results['instances']:
+        parts[item['ignore_flag']].append(item)
+    results['model_labels'] = _labels_of(parts[0])
+    boxes = torch.from_numpy(_clip(parts[1], results))
+    results['model_ignored'] = dict(
+        bboxes=scale_boxes(boxes, results['ori_shape'], results['model_shape']),
+        labels=_labels_of(parts[1]),
+        crowds=torch.tensor([bool(item.get('crowd')) for item in parts[1]], dtype=torch.bool))
 
 
 def _clip(instances: list[dict], results: dict) -> np.ndarray:
@@ -196,12 +201,13 @@ def _add_targets(results: dict, points: np.ndarray, outer: bool = False,
     ``whole_pixels`` that they are rounded."""
     height, width = results['model_shape']
     scaled = scale_points(torch.from_numpy(points), results['ori_shape'], results['model_shape'])
-    last = torch.tensor([width - 1, height - 1]) + int(outer)
     if whole_pixels:
+        last = torch.tensor([width - 1., height - 1.]).repeat(*scaled.shape[:2], 1)
+        last[:, 1] += int(outer)
         scaled = torch.minimum((scaled + 0.5).floor(), last)  # halves up
-    if outer:  # an object too thin for the model frame keeps a pixel
-        scaled[:, 0] = torch.minimum(scaled[:, 0], last - 1)
-        scaled[:, 1] = torch.maximum(scaled[:, 1], scaled[:, 0] + 1)
+        if outer:  # an object too thin for the model frame keeps a pixel
+            scaled[:, 1] = torch.maximum(scaled[:, 1], scaled[:, 0] + 1)
+    if outer:
         results['outer_edges'] = True
     results['model_boxes'] = scaled[:, :2].reshape(-1, 4)
     results['model_points'] = scaled[:, 2:]

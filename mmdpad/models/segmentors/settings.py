@@ -10,8 +10,9 @@ from typing import Any
 
 from mmdpad.geometry.crops import CropLimits
 from mmdpad.models.rollouts.sampling import check_sampling
+from mmdpad.models.selectors import ConsensusSelector
 from mmdpad.models.selectors.building import SELECTORS, as_config
-from mmdpad.registry import MODELS
+from mmdpad.registry import MODELS, is_kind
 from mmdpad.rl import PolicyLoss
 from mmdpad.utils import renamed
 from mmdpad.utils.number_checks import check_number
@@ -97,7 +98,7 @@ def check_choice(test_cfg: Mapping[str, Any], sampling: Mapping[str, Any]) -> No
             continue
         config = as_config(test_cfg[name], f'test_cfg.{name}')
         parts = [part for _, part in config.get('selectors', {}).values()] or [config]
-        if count == 1 and any(part['type'] == 'ConsensusSelector' for part in parts):
+        if count == 1 and any(is_kind(part, ConsensusSelector, MODELS) for part in parts):
             raise ValueError(f'`test_cfg.num_samples` should be at least 2 for a consensus, but '
                              f'got 1; set num_samples=8, or another `{name}`')
     threshold = test_cfg.get('abstain_below')

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.structures import InstanceData
 
 from mmdpad.datasets import DatasetError, class_annotations
+from mmdpad.evaluation.metrics.detection_metric import score_detections
+from mmdpad.geometry.masks import decode_mask
 from mmdpad.registry import DATASETS, TRANSFORMS
+from mmdpad.structures import ReasoningOutput
 
 FILES = runpy.run_path(str(Path(__file__).parents[1] / 'mmdet_files.py'))
 FIRST, SECOND, OTHER, CROWD = (FILES[name] for name in ('FIRST', 'SECOND', 'OTHER', 'CROWD'))
@@ -71,17 +75,43 @@ def test_targets_have_labels_and_outer_edges(tmp_path):
         ([0, 0, 3, 3], 1, 0)]
 
 
-def test_masks_keep_labels_of_their_own(tmp_path):
-    steps = [STEPS[0], dict(type='LoadInstanceMasks'), STEPS[1], dict(type='TargetsFromMask'),
-             STEPS[3]]
+def with_masks(folder, *changes):
+    """The first question about COCO's objects with masks, and the box of its crowd."""
+    steps = [STEPS[0], dict(type='LoadInstanceMasks'), STEPS[1],
+             dict(type='TargetsFromMask', **dict(changes)), STEPS[3]]
 
     def drop(content):
         del content['annotations'][4]  # without a polygon
 
-    sample = asked(build(coco(tmp_path, change=drop), steps, negatives='all'))[0]
-    assert sample.gt_instances.labels.tolist() == sample.model_targets.labels.tolist() == [0, 0, 1]
-    assert not sample.model_targets.outer_edges
-    assert [item['bbox_label'] for item in sample.instances] == [0, 0, 1]
+    return asked(build(coco(folder, change=drop), steps, negatives='all'))[0]
+
+
+@pytest.mark.parametrize('changes', [[], [('whole_pixels', False)]])
+def test_masks_have_the_targets_of_boxes(tmp_path, changes):
+    sample = with_masks(tmp_path, *changes)
+    targets, ignored = sample.model_targets, sample.model_ignored
+    assert sample.gt_instances.labels.tolist() == targets.labels.tolist() == [0, 0, 1]
+    boxes = [list(box) for box in (FIRST, SECOND, OTHER)]
+    assert targets.bboxes.tolist() == [[2 * x for x in box] for box in boxes]
+    assert targets.outer_edges and targets.points.shape == (3, 2, 2)
+    assert ignored.bboxes.tolist() == [[2 * x for x in CROWD]]
+    assert ignored.labels.tolist() == [0] and ignored.crowds.tolist() == [True]
+    instances = sample.instances
+    assert [(i['bbox'], i['bbox_label'], i['ignore_flag']) for i in instances] == [
+        *zip(boxes, (0, 0, 1), (0, 0, 0), strict=True), (list(CROWD), 0, 1)]
+    for mask, instance in zip(sample.gt_instances.masks, instances[:3], strict=True):
+        assert decode_mask(instance['mask']).tolist() == mask.tolist()
+
+
+def test_with_masks_exact_boxes_match_and_crowds_are_no_mistakes(tmp_path):
+    sample = with_masks(tmp_path)
+    boxes = [item['bbox'] for item in sample.instances]
+    sample.pred_instances = InstanceData(
+        bboxes=torch.tensor(boxes), scores=torch.ones(4), labels=torch.tensor([0, 0, 1, 0]))
+    row = score_detections(dict(sample.to_dict(), reasoning=dict(
+        response='', truncated=False, parsed=ReasoningOutput(None, None, ()),
+        reasoning_tokens=None, caption_tokens=None, invented=0)), threshold=0.999)
+    assert [row[name] for name in ('right', 'wrong', 'missed', 'ignored')] == [3, 0, 0, 1]
 
 
 @pytest.mark.parametrize('negatives, drawn', [(0, 0), (1, 1), (2, 2), (9, 3), (0.1, 1), (1.0, 2)])

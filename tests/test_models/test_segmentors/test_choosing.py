@@ -12,7 +12,7 @@ from test_reasoning_segmentor import TASKS, FixedRollout
 
 from mmdpad.geometry.mask_iou import score_mask, union_of
 from mmdpad.models.segmentors.settings import evaluation_sampling
-from mmdpad.models.selectors import Asked
+from mmdpad.models.selectors import Asked, ConsensusSelector
 from mmdpad.prompts import format_question_answer, format_response
 from mmdpad.registry import MODELS
 from mmdpad.structures import ParseFailure, ReasoningOutput
@@ -211,6 +211,8 @@ def test_recorded_log_probabilities_are_those_of_a_pass(build, samples):
      '`test_cfg.temperature` should be above 0 where `test_cfg.num_samples` is 8'),
     (dict(num_samples=1, select='consensus'), '`test_cfg.num_samples` should be at least 2'),
     (dict(num_samples=1, select=[(1, 'likelihood'), (2, 'consensus')]), 'should be at least 2'),
+    (dict(num_samples=1, select=dict(type=ConsensusSelector)), 'should be at least 2'),
+    (dict(num_samples=1, select=dict(type='mmdpad.ConsensusSelector')), 'should be at least 2'),
     (dict(num_samples=0, select='consensus'), '`test_cfg.num_samples` should be at least 1'),
     (dict(num_samples=2.5, select='likelihood'), '`test_cfg.num_samples` should be a whole number'),
     (dict(num_samples=2, select='likelihood', abstain_below=float('nan')),
