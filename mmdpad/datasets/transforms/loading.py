@@ -86,7 +86,7 @@ class LoadInstanceMasks(BaseTransform):
     to ignore, ``ignore_mask`` (H, W) bool, without the targets' pixels. An RLE that is all
     background does not count as an instance. If the results have ``classes``, also ``gt_labels``
     (K,) int64, from ``bbox_label``, and ``instances`` are those that count, with ``mask`` as an
-    RLE with text.
+    RLE.
 
     Raises:
         DatasetError: There are no instances, one has no mask, or see :func:`check_segmentation`.
@@ -102,9 +102,8 @@ class LoadInstanceMasks(BaseTransform):
         for instance in results['instances']:
             rle = instance_rle(instance, height, width, results)
             if rle is not None and marks_pixels(rle):
-                mask = coco_mask.decode(rle).astype(bool)
-                masks[instance['ignore_flag']].append(mask)
-                kept.append(dict(instance, mask=encode_mask(mask)))
+                masks[instance['ignore_flag']].append(coco_mask.decode(rle).astype(bool))
+                kept.append(dict(instance, mask=rle))
         results['gt_masks'] = np.stack(masks[0]) if masks[0] else np.zeros(
             (0, height, width), bool)
         if 'classes' in results:

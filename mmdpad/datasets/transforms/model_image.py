@@ -81,8 +81,9 @@ class TargetsFromMask(BaseTransform):
 
     Required keys: ``gt_masks`` (K, H, W), ``ori_shape``, ``model_shape``. Added keys:
     ``model_boxes`` (K, 4) float32 XYXY, both ends inclusive, and ``model_points`` (K, 2, 2)
-    float32, (x, y); K is 0 if there is no target. If the results have ``classes``, x2 and y2 are
-    outer edges, and what :class:`TargetsFromBoxes` adds then is added, too.
+    float32, (x, y); K is 0 if there is no target; from ``gt_labels`` also ``model_labels`` (K,)
+    long. If the results have ``classes``, x2 and y2 are outer edges, and ``outer_edges`` and
+    ``model_ignored`` are added as by :class:`TargetsFromBoxes`.
     """
 
     reads_truth = True
@@ -101,8 +102,10 @@ class TargetsFromMask(BaseTransform):
         if 'classes' in results:
             require(results, step, 'instances')
             points[:, 1] += 1  # to outer edges
-            _add_classes(results)
+            _add_ignored(results)
         _add_targets(results, points, 'classes' in results, self.whole_pixels)
+        if 'gt_labels' in results:
+            results['model_labels'] = torch.from_numpy(results['gt_labels'])
         return results
 
 
@@ -144,7 +147,8 @@ class TargetsFromBoxes(BaseTransform):
             check_box(target['bbox'], height, width, results['img_path'])
         if 'classes' in results:
             _add_targets(results, _with_centers(_clip(targets, results)), outer=True)
-            _add_classes(results)
+            results['model_labels'] = _labels_of(targets)
+            _add_ignored(results)
             return results
         boxes = covered_pixels([item['bbox'] for item in targets], height, width)
         _add_targets(results, _with_centers(boxes))
@@ -164,17 +168,14 @@ def check_box(box: Sequence[float], height: float, width: float, where: str) -> 
             'wrong box')
 
 
-def _add_classes(results: dict) -> None:
-    """Add the labels of the targets of a question about classes, and what it ignores."""
-    parts: dict[int, list[dict]] = {0: [], 1: []}
-    for item in results['instances']:
-        parts[item['ignore_flag']].append(item)
-    results['model_labels'] = _labels_of(parts[0])
-    boxes = torch.from_numpy(_clip(parts[1], results))
+def _add_ignored(results: dict) -> None:
+    """Add what a question about classes ignores."""
+    ignored = [item for item in results['instances'] if item['ignore_flag']]
+    boxes = torch.from_numpy(_clip(ignored, results))
     results['model_ignored'] = dict(
         bboxes=scale_boxes(boxes, results['ori_shape'], results['model_shape']),
-        labels=_labels_of(parts[1]),
-        crowds=torch.tensor([bool(item.get('crowd')) for item in parts[1]], dtype=torch.bool))
+        labels=_labels_of(ignored),
+        crowds=torch.tensor([bool(item.get('crowd')) for item in ignored], dtype=torch.bool))
 
 
 def _clip(instances: list[dict], results: dict) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-from mmdpad.registry import MODELS, resolve, type_name
+from mmdpad.registry import MODELS, is_kind, resolve, type_name
 from mmdpad.tasks import Task
 
 from .selector import Selector
@@ -103,15 +103,14 @@ def build_selector(select: Any, path: str = 'test_cfg.select') -> Selector:
             :func:`as_config` and the class.
     """
     config = as_config(select, path)
-    kind = resolve(config, MODELS)
-    if not (inspect.isclass(kind) and issubclass(kind, Selector)):
+    if not is_kind(config, Selector, MODELS):
         raise ValueError(f'`{path}.type` should be ConsensusSelector or another subclass of '
                          f'Selector, but got {type_name(config)!r}; use such a class')
     given = {name: value for name, value in config.items() if name not in ('type', '_scope_')}
     try:
-        inspect.signature(kind).bind(**given)
+        inspect.signature(resolve(config, MODELS)).bind(**given)
     except TypeError as error:
-        raise ValueError(f'`{path}` should have the arguments of {kind.__name__}, but got '
+        raise ValueError(f'`{path}` should have the arguments of {type_name(config)}, but got '
                          f'{sorted(given)}: {error}; correct them') from error
     selector = MODELS.build(config)
     selector.config = config

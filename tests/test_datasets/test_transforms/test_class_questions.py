@@ -75,10 +75,10 @@ def test_targets_have_labels_and_outer_edges(tmp_path):
         ([0, 0, 3, 3], 1, 0)]
 
 
-def with_masks(folder, *changes):
-    """The first question about COCO's objects with masks, and the box of its crowd."""
+def with_masks(folder, **changes):
+    """The first question about COCO's objects with masks; ``changes`` are of their targets."""
     steps = [STEPS[0], dict(type='LoadInstanceMasks'), STEPS[1],
-             dict(type='TargetsFromMask', **dict(changes)), STEPS[3]]
+             dict(type='TargetsFromMask', **changes), STEPS[3]]
 
     def drop(content):
         del content['annotations'][4]  # without a polygon
@@ -86,9 +86,9 @@ def with_masks(folder, *changes):
     return asked(build(coco(folder, change=drop), steps, negatives='all'))[0]
 
 
-@pytest.mark.parametrize('changes', [[], [('whole_pixels', False)]])
-def test_masks_have_the_targets_of_boxes(tmp_path, changes):
-    sample = with_masks(tmp_path, *changes)
+@pytest.mark.parametrize('whole_pixels', [True, False])
+def test_masks_have_the_targets_of_boxes(tmp_path, whole_pixels):
+    sample = with_masks(tmp_path, whole_pixels=whole_pixels)
     targets, ignored = sample.model_targets, sample.model_ignored
     assert sample.gt_instances.labels.tolist() == targets.labels.tolist() == [0, 0, 1]
     boxes = [list(box) for box in (FIRST, SECOND, OTHER)]
