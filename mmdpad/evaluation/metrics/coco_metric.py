@@ -50,7 +50,8 @@ class CocoMetric(CocoMetricOfMMDet):
 
     Args:
         ann_file: COCO's file of instances, whose image ids are the items' ``img_id``.
-        **kwargs: As in mmdet.
+        **kwargs: As in mmdet. With its ``proposal_nums``, ``bbox_mAP`` takes 100 boxes of a class
+            in an image and ``bbox_mAP_50`` and the like take 1,000; with (1, 10, 100) all take 100.
     """
 
     def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:

@@ -183,6 +183,22 @@ def test_two_questions_about_an_image_are_two_images(metric, more, expected):
         assert evaluate(evaluator, *samples)['coco/segm_mAP'] == expected
 
 
+@pytest.mark.parametrize('metric, more, expected', [
+    (CocoMetricOfMMDet, {}, [0.663, 1.0]), (CocoMetric, {}, [0.663, 1.0]),
+    (CocoMetric, dict(proposal_nums=(1, 10, 100)), [0.663, 0.663])])
+def test_map_takes_100_boxes_of_an_image_and_map_50_as_many_as_the_docs_say(metric, more, expected):
+    masks = np.zeros((150, 20, 60), bool)
+    for index, mask in enumerate(masks):  # of 2 x 2 pixels
+        mask[index // 15 * 2:][:2, index % 15 * 4:][:, :2] = True
+    boxes = np.array([box_from_mask(mask) for mask in masks])
+    data = DetDataSample(metainfo=dict(img_id='a', ori_shape=(20, 60), question='all',
+                                       **mmdet_ground_truth(masks, boxes)))
+    data.pred_instances = InstanceData(bboxes=torch.tensor(boxes), scores=torch.linspace(1, 0, 150),
+                                       labels=torch.zeros(150, dtype=torch.long))
+    found = evaluate(metric(metric='bbox', **more), data.to_dict())
+    assert [found['coco/bbox_mAP'], found['coco/bbox_mAP_50']] == expected
+
+
 def write_file(path, *categories):
     """Two images of two halves each, and one that nobody asks about."""
     annotations = [
