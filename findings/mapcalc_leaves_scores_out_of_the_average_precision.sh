@@ -5,7 +5,11 @@
 # with 0 while it is so, with 1 once it is not.
 #
 # Seen:
-SEEN
+#   mapcalc 0.2.2, Python 3.11.7
+#   right 0.9, wrong 0.1: mAP 1.00, over thresholds 1.00; ranked by score it is 1.00
+#   wrong 0.1, right 0.9: mAP 0.50, over thresholds 0.50; ranked by score it is 1.00
+#   right 0.1, wrong 0.9: mAP 1.00, over thresholds 1.00; ranked by score it is 0.50
+#   wrong 0.9, right 0.1: mAP 0.50, over thresholds 0.50; ranked by score it is 0.50
 set -euo pipefail
 unset PYTHONPATH
 folder=$(mktemp -d)

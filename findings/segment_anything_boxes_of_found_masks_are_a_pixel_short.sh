@@ -6,7 +6,9 @@
 # have a box without an area. Exits with 0 while it is so, with 1 once it is not.
 #
 # Seen:
-SEEN
+#   segment-anything 1.0, torch 2.14.1+cu130, pycocotools 2.0.11, Python 3.11.7
+#   48 masks; their boxes begin (x, y) and end short (width, height) by: {(0, 0, 1, 1): 48}
+#   the smallest: bbox [0, 0, 63, 46], toBbox [0, 0, 64, 47]
 set -euo pipefail
 unset PYTHONPATH
 folder=$(mktemp -d)

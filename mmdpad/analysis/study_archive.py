@@ -32,6 +32,8 @@ _KEPT: dict[str, tuple[str, ...]] = {
 _KEPT[rf'{_SEED}/train/\w+/vis_data/scalars\.json'] = CURVES
 """Pattern of a file's path in the study's folder -> the keys of a line to keep."""
 _ABOUT = rf'{_ARM}/arm\.json'
+_PLACES = ('*/arm.json', '*/seed_*/*.jsonl', '*/seed_*/train/*/vis_data/scalars.json')
+"""Where such files are, as patterns that follow links to folders, which `**` does not."""
 
 
 def write_study_archive(folder: Path, path: Path) -> None:
@@ -41,7 +43,8 @@ def write_study_archive(folder: Path, path: Path) -> None:
         ValueError: ``folder`` has no arm, the name of an arm has characters that archives do not
             take, or a line of a file is not a JSON object.
     """
-    names = sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob('*.json*'))
+    names = sorted(file.relative_to(folder).as_posix()
+                   for place in _PLACES for file in folder.glob(place))
     about = [name for name in names if re.fullmatch(r'[^/]+/arm\.json', name)]
     for name in about:
         if not re.fullmatch(_ABOUT, name):

@@ -2,6 +2,7 @@
 """A study without its responses: the same numbers, tables and curves."""
 import shutil
 import tarfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from mmdpad.analysis.study import analyze_study
 from mmdpad.analysis.study_archive import open_study, write_study_archive
 
 ROOT = Path(__file__).parents[2]
-ARCHIVE = ROOT / 'docs/results/study.tar.xz'
+ARCHIVES = dict(study={'--summary': 'study.md', '--markdown': 'study_appendix.md'},
+                signal={'--summary': 'results_signal.md'})
+"""Each archive's name, and which part of its report is in which page."""
 
 
 @pytest.fixture
@@ -37,6 +40,18 @@ def test_an_archive_gives_the_same_numbers_and_curves(folder, tmp_path):
     assert again.read_bytes() == path.read_bytes() and not opened.exists()
     with open_study(folder) as same:
         assert same == folder
+
+
+def test_runs_behind_links_are_kept(folder, tmp_path):
+    path, linked, links = tmp_path / 'a.tar.xz', tmp_path / 'b.tar.xz', tmp_path / 'links'
+    write_study_archive(folder, path)
+    for run in folder.glob('*/seed_*'):
+        place = links / run.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(run, target_is_directory=True)
+        shutil.copy(run.parent / 'arm.json', place.parent)
+    write_study_archive(links, linked)
+    assert linked.read_bytes() == path.read_bytes()
 
 
 def test_names_of_arms_with_numbers_are_kept_and_others_refused(folder, tmp_path):
@@ -76,14 +91,16 @@ def test_the_tool_writes_an_archive_and_reads_it(folder, tmp_path, run_tool):
     assert '<img' in page.read_text() and 'make study' in page.read_text()
 
 
-def test_the_archive_of_the_repository_is_small():
-    assert ARCHIVE.stat().st_size < 1_000_000
+@pytest.mark.parametrize('name', ARCHIVES)
+def test_the_archives_of_the_repository_are_small(name):
+    assert (ROOT / f'docs/results/{name}.tar.xz').stat().st_size < 1_000_000
 
 
 @pytest.mark.slow
-def test_the_pages_about_the_study_are_made_from_the_archive(tmp_path, run_tool):
-    names = ('study.md', 'study_appendix.md')
-    short, full = (Path(shutil.copy(ROOT / 'docs' / name, tmp_path)) for name in names)
-    run_tool('study_report', ARCHIVE, '--summary', short, '--markdown', full)
-    for page in (short, full):
+@pytest.mark.parametrize('name', ARCHIVES)
+def test_the_pages_about_studies_are_made_from_their_archives(name, tmp_path, run_tool):
+    pages = {part: Path(shutil.copy(ROOT / 'docs' / page, tmp_path))
+             for part, page in ARCHIVES[name].items()}
+    run_tool('study_report', ROOT / f'docs/results/{name}.tar.xz', *chain(*pages.items()))
+    for page in pages.values():
         assert page.read_text() == (ROOT / 'docs' / page.name).read_text()
