@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdpad.evaluation.best_of_n import CONSENSUS
+from mmdpad.evaluation.best_of_n import CONSENSUS, VOTE
 from mmdpad.evaluation.measures import Row
 from mmdpad.evaluation.results import read_result
-from mmdpad.evaluation.selection_summary import SELECTION
+from mmdpad.evaluation.selection_summary import SELECTION, describe_abstentions
 from mmdpad.utils.markdown import markdown_table
 
 from .selection_tables import (
@@ -42,8 +42,9 @@ def read_study(folder: Path) -> tuple[dict[Cell, Summary], dict[str, dict[str, f
 
     Returns:
         The ``by_number`` and ``abstention`` of each policy and world
-        (:mod:`mmdpad.evaluation.selection_summary`), with the weighted sum :data:`SUM`; and each
-        policy's weights of it.
+        (:mod:`mmdpad.evaluation.selection_summary`), with the weighted sum :data:`SUM`, and
+        ``judged``: a selector -> ``abstention`` of what this one chooses; and each policy's weights
+        of the sum.
     """
     found: dict[Cell, Summary] = {}
     weights: dict[str, dict[str, float]] = {}
@@ -52,8 +53,11 @@ def read_study(folder: Path) -> tuple[dict[Cell, Summary], dict[str, dict[str, f
         weights[policy] = fit_weights(
             validation, [*validation[0]['candidates'][0]['values'], CONSENSUS])
         for world in WORLDS:
-            found[policy, world] = SELECTION.tables(
-                _read(folder, policy, world, 'test', {SUM: weights[policy]}))
+            rows = _read(folder, policy, world, 'test', {SUM: weights[policy]})
+            summary = SELECTION.tables(rows)
+            found[policy, world] = dict(summary, judged={
+                name: describe_abstentions(rows, name) for name in selectors_in(summary)
+                if name != VOTE})
     return found, weights
 
 
@@ -77,6 +81,10 @@ def format_study(found: Mapping[Cell, Summary],
         parts += [f'**{title.capitalize()}**; the weights of the sum, fitted on validation scenes: '
                   + ', '.join(f'{name} {weight:g}' for name, weight in weights[policy].items()),
                   _table_of_cells({world: found[policy, world] for world in WORLDS})]
+    parts += ['### When to abstain',
+              'AURC of what a selector chooses, if the value of another one says when to abstain, '
+              'minus that by its own value; below 0 the other one is better at that.',
+              _table_of_judges(found)]
     for (policy, world), summary in found.items():
         parts += [f'### {POLICIES[policy].capitalize()}, {WORLDS[world]}',
                   'gIoU in percent, and the cost of a question:', table_by_number(summary),
@@ -114,3 +122,12 @@ def _table_of_cells(summaries: Mapping[str, Summary]) -> str:
                          show_interval(numbers.get('gap_closed'), digits=0),
                          show_interval(abstention.get('aurc'), digits=3)])
     return markdown_table(['scenes', 'answer', 'gIoU', 'over greedy', 'gap', 'AURC'], rows)
+
+
+def _table_of_judges(found: Mapping[Cell, Summary]) -> str:
+    names = list(next(iter(found.values()))['judged'])
+    return markdown_table(['policy', 'scenes', 'chosen by', *names], [
+        [POLICIES[policy].removeprefix('the '), WORLDS[world], chooser,
+         *(show_interval(by[name].get('over_own'), 3, signed=True) for name in names)]
+        for (policy, world), summary in found.items()
+        for chooser, by in summary['judged'].items()])

@@ -55,12 +55,17 @@ def format_selection(summary: Summary) -> str:
         table_of_ways(summary),
         f'If the less certain answers {_chooser(summary)}are rejected: AURC is the area under the '
         f'risk-coverage curve (lower is better; in parentheses that of the best possible order), '
-        f'then the gIoU of the share of questions that is answered:',
+        + _compared(summary) + 'then the gIoU of the share of questions that is answered:',
         table_of_coverage(summary)]) + '\n'
 
 
 def _chooser(summary: Summary) -> str:
     return f'among those chosen by {summary["chosen_by"]} ' if 'chosen_by' in summary else ''
+
+
+def _compared(summary: Summary) -> str:
+    return (f'over {summary["chosen_by"]} is the difference to the AURC by its own value, '
+            if 'chosen_by' in summary else '')
 
 
 def selectors_in(summary: Summary) -> list[str]:
@@ -97,9 +102,11 @@ def table_of_ways(summary: Summary) -> str:
 
 def table_of_coverage(summary: Summary) -> str:
     """AURC of each selector, and the gIoU at some coverages."""
+    over = [f'over {summary["chosen_by"]}'] if 'chosen_by' in summary else []
     return markdown_table(
-        ['selector', 'AURC', *(f'{100 * share:.0f} %' for share in COVERAGES)],
+        ['selector', 'AURC', *over, *(f'{100 * share:.0f} %' for share in COVERAGES)],
         [[name, f'{show_interval(found["aurc"], 3)} ({found["best_aurc"]:.3f})',
+          *(show_interval(found.get('over_own'), 3, signed=True) for _ in over),
           *(f'{100 * (1 - _at(found["curve"], share)["risk"]):.1f}' for share in COVERAGES)]
          for name, found in summary['abstention'].items()])
 

@@ -34,6 +34,15 @@ def area_interval(confidences: np.ndarray, risks: np.ndarray) -> list[float]:
     return percentile_interval(np.concatenate(areas)[:, None])[0].tolist()
 
 
+def area_difference(confidences: np.ndarray, others: np.ndarray, risks: np.ndarray) -> list[float]:
+    """[value, low, high] of :func:`area_under_curve` by some confidences minus that by others of
+    the same answers; the bootstrap draws the same questions for both."""
+    value = area_under_curve(confidences, risks) - area_under_curve(others, risks)
+    draws = np.concatenate([_areas(confidences, risks, counts) - _areas(others, risks, counts)
+                            for counts in draw_counts(len(risks))])
+    return [value, *percentile_interval(draws[:, None])[0].tolist()]
+
+
 def _areas(confidences: np.ndarray, risks: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(R,) for counts of the questions (R, n), each of at least one question."""
     order, ends = _ranked(confidences)

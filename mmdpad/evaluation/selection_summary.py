@@ -11,7 +11,13 @@ import numpy as np
 from .best_of_n import NOT_SELECTORS, SCORES, VOTE, SampledAnswers, numbers_of_answers
 from .bootstrap import bootstrap_ratios, percentile_interval
 from .measures import RESPONSE_COLUMNS, RESPONSE_MEASURES, Column, Measure, ResultKind, Row, mean
-from .risk_coverage import area_interval, area_under_curve, best_area, risk_coverage_curve
+from .risk_coverage import (
+    area_difference,
+    area_interval,
+    area_under_curve,
+    best_area,
+    risk_coverage_curve,
+)
 from .segmentation_summary import MEASURES, means_nothing
 
 # Numbers of an outcome, in percent: numerator and, unless it is a mean, denominator.
@@ -178,12 +184,19 @@ def describe_abstention(rows: Sequence[Row], name: str, chosen_by: str | None = 
         chosen_by: The selector that chooses; None for the same.
 
     Returns:
-        ``aurc``, [value, low, high]; ``best_aurc``, the lowest possible; ``curve``, the points of
+        ``aurc``, [value, low, high]; ``best_aurc``, the lowest possible; ``over_own`` where another
+        selector chooses, ``aurc`` minus that by the value of the one that chooses, negative if this
+        one says better when to abstain; ``curve``, the points of
         :func:`.risk_coverage.risk_coverage_curve`, each as in :func:`reject_below`.
     """
-    confidences, risks = _confidences(read_answers(rows), name, chosen_by)
+    answers = read_answers(rows)
+    confidences, risks = _confidences(answers, name, chosen_by)
+    own = {}
+    if chosen_by not in (None, name):
+        own['over_own'] = area_difference(
+            confidences, _confidences(answers, chosen_by, chosen_by)[0], risks)
     return dict(
-        aurc=[area_under_curve(confidences, risks), *area_interval(confidences, risks)],
+        **own, aurc=[area_under_curve(confidences, risks), *area_interval(confidences, risks)],
         best_aurc=best_area(risks),
         curve=[point | _rejected_shares(rows, confidences, point['threshold'])
                for point in risk_coverage_curve(confidences, risks)])

@@ -24,11 +24,10 @@ from .text import distinct_n, repetition
 __all__ = [
     'DISCRIMINATIVE_FORMS', 'AnswerReward', 'BoxIoUReward', 'BoxL1Reward', 'CountReward',
     'CropContainsTargetReward', 'DetectionAPReward', 'DetectionF1Reward', 'DetectionIoUReward',
-    'DiscriminativeOptions',
-    'DiscriminativeReward', 'EvidenceIoUReward', 'ListedReward', 'MaskReward', 'Place',
-    'PointL1Reward', 'QuantileReward', 'ReasoningLengthReward', 'RejectionReward',
-    'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward', 'ThinkingFormatReward',
-    'TurnCostReward',
-    'build_discriminator', 'build_term', 'discriminative_reward', 'distinct_n', 'list_rewards',
-    'repetition', 'score_answer', 'score_evidence', 'score_objects', 'score_response', 'write_term'
+    'DiscriminativeOptions', 'DiscriminativeReward', 'EvidenceIoUReward', 'ListedReward',
+    'MaskReward', 'Place', 'PointL1Reward', 'QuantileReward', 'ReasoningLengthReward',
+    'RejectionReward', 'RepetitionReward', 'RewardComposition', 'SegmentationFormatReward',
+    'ThinkingFormatReward', 'TurnCostReward', 'build_discriminator', 'build_term',
+    'discriminative_reward', 'distinct_n', 'list_rewards', 'repetition', 'score_answer',
+    'score_evidence', 'score_objects', 'score_response', 'write_term'
 ]

@@ -59,7 +59,7 @@ def importance_weights(logp: Tensor, sampling_logp: Tensor, mask: Tensor, cap: f
 
 
 def off_policy_mask(logp: Tensor, sampling_logp: Tensor, advantages: Tensor, mask: Tensor,
-                     threshold: float) -> Tensor:
+                    threshold: float) -> Tensor:
     """Which tokens the off-policy sequence masking of DeepSeek-V3.2 keeps (arXiv 2512.02556,
     section 3.1): all but those of responses with a negative advantage whose mean over tokens of
     sampling_logp - logp exceeds the threshold. Such a response is a bad one that the policy would

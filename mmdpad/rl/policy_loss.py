@@ -174,7 +174,7 @@ def policy_loss(logp: Tensor,
                 mismatch[f'importance/{name}_squared'] = average(weight.square())
     if off_policy_mask_threshold is not None:
         kept = off_policy_mask(logp, old_logp if sampling_logp is None else sampling_logp,
-                                advantages, mask, off_policy_mask_threshold).to(logp.dtype)
+                               advantages, mask, off_policy_mask_threshold).to(logp.dtype)
         per_token = per_token * kept
         mismatch['off_policy_masked'] = sequence_mean(1 - kept)
     if surrogate_mask is not None:

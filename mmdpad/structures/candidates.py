@@ -18,6 +18,7 @@ ABSTAINED = 'abstained'
 """The reason of the :class:`ParseFailure` of a sample whose candidates were all rejected. Its empty
 mask is right where the question has no target."""
 
+
 @dataclass(frozen=True)
 class Candidate:
     """One of the answers to a question.

@@ -113,6 +113,8 @@ def test_rejections_by_another_selector_by_hand():
     assert by['clip'] == SELECTION.tables(ROWS)['abstention']['clip']
     assert by['prior']['best_aurc'] == by['clip']['best_aurc'], 'the answers are the same'
     assert by['prior']['aurc'][0] < by['clip']['aurc'][0] < by['consensus']['aurc'][0]
+    assert 'over_own' not in by['clip'] and by['prior']['over_own'][0] == (
+        by['prior']['aurc'][0] - by['clip']['aurc'][0])
     for name, chooser in (('vote', 'clip'), ('clip', 'vote'), ('clip', 'oracle')):
         with pytest.raises(ValueError, match='one of clip, prior, consensus, but got'):
             reject_below(ROWS, name, 5, chooser)
@@ -135,6 +137,7 @@ def test_the_command(tmp_path, capsys):
     assert 'by clip' not in page
     page = run_tool(capsys, log, '--chosen-by', 'clip', '--abstain-below', 'prior=5', '--out', out)
     assert 'less certain answers among those chosen by clip are rejected' in page
+    assert '| selector | AURC | over clip | 50 % |' in page
     summary = json.loads((tmp_path / 'table_2.json').read_text())
     expected = reject_below(ROWS, 'prior', 5, 'clip')
     assert summary['rejections'] == [dict(expected, selector='prior')]
@@ -185,6 +188,9 @@ def test_a_study(study):
     assert '- `clip`: shown to help in 3 of 6 settings: the start policy with few' in text
     assert '- `consensus`: shown to help nowhere.' in text
     assert '**No selector is shown to help in every setting, so none is recommended.**' in text
-    assert text.count('| look-alikes | sum |') == 2
+    assert text.count('| look-alikes | sum |') == 4
+    assert '| start policy | few objects | clip | - |' in text and '| vote | - |' not in text
+    judged = found['start', 'few']['judged']
+    assert judged['sum'].keys() == judged['clip'].keys() == {'clip', 'prior', 'consensus', 'sum'}
     start = {cell: summary for cell, summary in found.items() if cell[0] == 'start'}
     assert '**Shown to help in every setting: `clip`, `prior`, `sum`.**' in conclude(start)

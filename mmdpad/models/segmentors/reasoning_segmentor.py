@@ -67,7 +67,8 @@ class ReasoningSegmentor(BaseDetector):
             the rollout.
         test_cfg: ``temperature`` (0: greedy), ``max_new_tokens``, ``top_p``, ``top_k``, ``seed``;
             with ``num_samples``, so many answers are sampled, and one is chosen (docs/choosing.md):
-            ``select``, ``abstain_below``, ``compare_greedy``, see :class:`.choosing.Choice`.
+            ``select``, ``abstain_below``, ``abstain_by``, ``compare_greedy``, see
+            :class:`.choosing.Choice`.
         data_preprocessor, init_cfg: As in mmdet.
 
     Attributes:
