@@ -1,6 +1,6 @@
 # The reference of the KL term becomes the current policy every 50 of the 300 iterations.
 _base_ = './discriminative.py'
-arm = dict(group='other', title='+ discriminative, synchronized reference', seeds=3,
+arm = dict(group='other', title='+ discriminative, synchronized reference', seeds=5,
            compare_with=['caption', 'discriminative'])
 
 custom_hooks = [
