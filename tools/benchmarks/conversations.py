@@ -84,7 +84,7 @@ def main() -> None:
         engine(head, first(), max_new_tokens=args.tokens, seed=1)
 
     started, alone = first(), head.encode_images(replies)
-    apart = [replace(prompt, first=None) for prompt in started]
+    apart = [replace(prompt, first=replace(prompt.first)) for prompt in started]
     seconds = alternate({
         'conversations': converse,
         'prefill of the second turn': lambda: engine(head, started, max_new_tokens=1),

@@ -266,9 +266,7 @@ def rollout_memory(shape: PolicyShape, setup: Setup, work: Workload) -> Bytes:
         if setup.rollout_encodes_once:  # in earlier turns, all but the last replies
             images = {image: count / (work.turns - 1)
                       for image, count in work.all_reply_images.items()}
-            # Those of prompts and replies, and copies side by side for each conversation.
-            features += sum(feature_bytes(shape, setup, held)
-                            for held in (work.all_reply_images, last.all_images))
+            features += feature_bytes(shape, setup, work.all_reply_images)
         moments += _turn_moments(shape, setup, last, images, features)
     return {'bfloat16 copies of weights': cast_bytes(shape, setup), **_largest(moments)}
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,21 +12,21 @@ from torch import Tensor
 
 @dataclass
 class EncodedPrompt:
-    """One prompt with one image, without padding, as a data loader's worker returns it; or a
-    started conversation (:meth:`followed_by`), which may have several images; or the reply to a
-    turn (:class:`.replies.ReplyEncoder`), which has one or none.
+    """One prompt with one image, without padding, as a data loader's worker returns it; or the
+    reply to a turn (:class:`.replies.ReplyEncoder`), which has one or none; or a started
+    conversation (:meth:`followed_by`), whose images are in its :attr:`parts`, while
+    ``pixel_values``, ``grid``, ``vision`` and ``image`` are those of the first turn.
 
     Attributes:
         input_ids: (P,) long.
         token_types: (P,) int, 1 for image tokens, else 0.
         pixel_values: (patches, C) float, the patches of the image; other families may have another
             layout, with a first dimension along which images are concatenated.
-        grid: (images, 3) long: frames (1), rows and columns of patches; or whatever other families
-            need to know of the image.
-        vision: The vision tower's features of the images, once they are encoded: (image tokens, D)
-            for the language model's input, and for deeper levels if the model has them.
+        grid: (1, 3) long, or (0, 3) without an image: frames (1), rows and columns of patches; or
+            whatever other families need to know of the image.
+        vision: The vision tower's features of the image, once it is encoded: (image tokens, D) for
+            the language model's input, and for deeper levels if the model has them.
         image: uint8 (3, h, w), the image itself (no copy), for an engine with its own processor.
-            In a started conversation, the first one.
         unexpanded_ids: (P',) long, for such an engine: the tokens before the processor replaced
             the single token of each image by those for its features, and any around them.
         task: Name of the task whose template the prompt has; None for the first.
@@ -51,29 +51,39 @@ class EncodedPrompt:
         return len(self.input_ids)
 
     @property
+    def parts(self) -> tuple[EncodedPrompt, ...]:
+        """The prompt of the first turn and the replies with images, in the order of their tokens,
+        which hold the pixels and features of a started conversation; otherwise the prompt itself.
+        """
+        return (self, ) if self.first is None else (self.first, *self.replies)
+
+    @property
     def images(self) -> tuple[Tensor, ...]:
         """All images, in the order of their tokens."""
-        return tuple(shown.image for shown in (self, *self.replies) if shown.image is not None)
+        return tuple(part.image for part in self.parts if part.image is not None)
 
     def followed_by(self, response_ids: Tensor, reply: EncodedPrompt) -> EncodedPrompt:
         """The prompt of the next turn: this one, a response (R,) with its end token, and the reply
         to it."""
         response_ids = response_ids.cpu()
         assert self.unexpanded_ids is not None and reply.unexpanded_ids is not None
-        started = replace(
-            self, first=self if self.first is None else self.first,
+        first = self if self.first is None else self.first
+        return replace(
+            self, first=first, replies=(*self.replies, *[reply] * bool(len(reply.grid))),
             input_ids=torch.cat([self.input_ids, response_ids, reply.input_ids]),
             token_types=torch.cat([self.token_types, torch.zeros_like(response_ids).int(),
                                    reply.token_types]),
             unexpanded_ids=torch.cat([self.unexpanded_ids, response_ids, reply.unexpanded_ids]))
-        if not len(reply.grid):
-            return started
-        started.replies = *self.replies, reply
-        started.pixel_values = torch.cat([self.pixel_values, reply.pixel_values])
-        started.grid = torch.cat([self.grid, reply.grid])
-        started.vision = None if self.vision is None or reply.vision is None else tuple(
-            torch.cat(level) for level in zip(self.vision, reply.vision, strict=True))
-        return started
+
+    def with_vision(self, features: Iterator[tuple[Tensor, ...] | None]) -> EncodedPrompt:
+        """A copy with the next features for each of its :attr:`parts`."""
+        first, *replies = (replace(part, vision=next(features)) for part in self.parts)
+        return first if self.first is None else replace(self, first=first, replies=(*replies, ))
+
+
+def parts_of(prompts: Iterable[EncodedPrompt]) -> list[EncodedPrompt]:
+    """The parts of all prompts, see :attr:`EncodedPrompt.parts`."""
+    return [part for prompt in prompts for part in prompt.parts]
 
 
 Replies = Sequence[Sequence[EncodedPrompt]]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 from mmdpad.geometry.coordinates import check_coordinates
 
 from . import vision_tower
-from .encoded_prompt import EncodedPrompt, collate_text
+from .encoded_prompt import EncodedPrompt, collate_text, parts_of
 
 _VISION_TOKENS = ('image_token_id', 'video_token_id', 'vision_start_token_id',
                   'vision_end_token_id', 'vision_token_id')
@@ -190,23 +189,19 @@ class PolicyFamily:
 
     def encode_images(self, model: Any,
                       prompts: Sequence[EncodedPrompt]) -> Iterable[tuple[Tensor, ...]]:
-        """Encode the images of B prompts, as a whole: the features of each prompt, see
+        """Encode the images of B prompts or replies, as a whole: the features of each, see
         :attr:`.EncodedPrompt.vision`."""
         grids = torch.cat([prompt.grid for prompt in prompts]).to(model.device)
         output = model.model.get_image_features(
             torch.cat([prompt.pixel_values for prompt in prompts]).to(model.device), grids,
             return_dict=True, **vision_tower.sorted_windows(self.tower(model), grids))
         levels = [output.pooler_output, *(getattr(output, 'deepstack_features', None) or [])]
-        images = iter(zip(*levels, strict=True))
-        for prompt in prompts:
-            own = list(islice(images, len(prompt.grid)))
-            yield own[0] if len(own) == 1 else tuple(
-                torch.cat(level) for level in zip(*own, strict=True))
+        return zip(*levels, strict=True)
 
     def feature_inputs(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
         """Arguments for ``model.model`` that pass on the features of the images of B prompts, in
         the order of their tokens."""
-        merged, *levels = zip(*[prompt.vision for prompt in prompts], strict=True)
+        merged, *levels = zip(*[part.vision for part in parts_of(prompts)], strict=True)
         return dict(mm_encoder_outputs=dict(image=SimpleNamespace(
             pooler_output=merged, deepstack_features=levels)))
 
@@ -214,9 +209,10 @@ class PolicyFamily:
                           device: torch.device) -> dict[str, Tensor]:
         """Arguments for ``model.generate``: B prompts padded on the left, and their images as the
         processor returns them."""
+        parts = parts_of(prompts)
         return dict(collate_text(prompts, pad_token, device),
-                    pixel_values=torch.cat([p.pixel_values for p in prompts]).to(device),
-                    image_grid_thw=torch.cat([p.grid for p in prompts]).to(device))
+                    pixel_values=torch.cat([part.pixel_values for part in parts]).to(device),
+                    image_grid_thw=torch.cat([part.grid for part in parts]).to(device))
 
     def positions(self, model: Any, input_ids: Tensor, token_types: Tensor,
                   prompts: Sequence[EncodedPrompt],
@@ -232,7 +228,7 @@ class PolicyFamily:
             (3, B, L) long, positions in time, height and width; (B, L) without ``mrope``.
         """
         if self.mrope:
-            grids = torch.cat([prompt.grid for prompt in prompts]).to(input_ids.device)
+            grids = torch.cat([part.grid for part in parts_of(prompts)]).to(input_ids.device)
             return model.model.get_rope_index(input_ids, token_types, grids,
                                               attention_mask=attention_mask)[0]
         if attention_mask is None:

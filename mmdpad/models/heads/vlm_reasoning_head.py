@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from itertools import repeat
 from typing import Any, Literal
 
 import torch
@@ -33,7 +33,7 @@ from mmdpad.structures import fill
 from . import replicated_prefix, shared_prefix, vision_tower
 from .adapter_reach import describe_reach
 from .attention_support import check_attention
-from .encoded_prompt import EncodedPrompt, Replies
+from .encoded_prompt import EncodedPrompt, Replies, parts_of
 from .experts import set_experts
 from .families import find_family
 from .lora import SCALING, adapter_off, adapter_scaling, add_lora
@@ -253,25 +253,27 @@ class VLMReasoningHead(BaseModule):
         a CPU, in calls of up to :data:`CPU_PATCHES` if it is not sharded.
 
         If the tower is not trained, it encodes each image once: the features are stored in the
-        given prompt.
+        given prompts, or in the parts of a started conversation.
         """
-        new = [prompt for prompt in prompts if prompt.vision is None]
+        new = [part for part in parts_of(prompts) if part.vision is None]
+        if self.vision_is_fixed:  # conversations of a group share a part
+            new = list({id(part): part for part in new}.values())
         if not new:
             return list(prompts)
-        trains, parts = torch.is_grad_enabled() and not self.vision_is_fixed, [new]
+        trains, batches = torch.is_grad_enabled() and not self.vision_is_fixed, [new]
         # Processes that share a sharded tower call it equally often, whatever each has to encode.
         is_sharded = any(isinstance(module, FSDPModule) for module in self.model.modules())
         if not trains and self.device.type == 'cpu' and not is_sharded:
-            sizes = [self.family.patches(self.model, prompt) for prompt in new]
-            parts = [new[part.start:part.stop] for part in fill(sizes, CPU_PATCHES)]
+            sizes = [self.family.patches(self.model, part) for part in new]
+            batches = [new[some.start:some.stop] for some in fill(sizes, CPU_PATCHES)]
         with torch.set_grad_enabled(trains):
-            seen = iter([features for part in parts
-                         for features in self.family.encode_images(self.model, part)])
+            seen = iter([features for batch in batches
+                         for features in self.family.encode_images(self.model, batch)])
         if self.vision_is_fixed:
-            for prompt in new:
-                prompt.vision = next(seen)
+            for part in new:
+                part.vision = next(seen)
             return list(prompts)
-        return [replace(prompt, vision=next(seen)) for prompt in prompts]
+        return [prompt.with_vision(seen) for prompt in prompts]
 
     def encode_responses(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Encode N SFT targets as the tokens after a prompt, each with an end token, without the
@@ -354,7 +356,7 @@ class VLMReasoningHead(BaseModule):
 
     def _diagnose(self, prompts: Sequence[EncodedPrompt], ids: Tensor, mask: Tensor) -> str:
         # Otherwise a fixed vision tower would not encode the images again.
-        prompts = [replace(prompt, vision=None) for prompt in prompts]
+        prompts = [prompt.with_vision(repeat(None)) for prompt in prompts]
         return diagnose(self.model, lambda: self.log_probs(prompts, ids, mask), DTYPE_KEY)
 
     def supervised_loss(self, prompts: Sequence[EncodedPrompt],

@@ -247,8 +247,8 @@ def test_the_last_turn_of_conversations_may_hold_the_most(head):
 
 @pytest.mark.parametrize('freeze_vision', [False, True])
 def test_a_rollout_of_conversations_holds_what_was_measured(tmp_path, monkeypatch, freeze_vision):
-    """A CPU also holds what a GPU does not: the pixels of replies and, side by side, those of the
-    conversations, and copies of weights for decoding."""
+    """A CPU also holds what a GPU does not: the pixels of replies, and copies of weights for
+    decoding."""
     monkeypatch.setattr(vlm_reasoning_head, 'CPU_PATCHES', 10**6)  # all in one call, as on a GPU
     model = segmentor(tiny_policy(tmp_path), dict(freeze_vision=freeze_vision), group_size=8)
     batch, work = synthetic_conversations(model, 112, prompts=1, group_size=8, length=20)
@@ -268,11 +268,11 @@ def test_a_rollout_of_conversations_holds_what_was_measured(tmp_path, monkeypatc
               'up_proj.weight')
     copies = sum(p.nbytes for name, p in head.family.language(head.model).named_parameters()
                  if name.endswith(merged))
-    pixels = (8 + 8 * 2) * 4 * work.image.numbers
+    pixels = 8 * 4 * work.image.numbers
     assert weights + copies + pixels + sum(estimate.values()) == pytest.approx(
         tracker.peak, rel=0.15)
-    # Of 49 tokens an image: a prompt's and eight replies', and both again in each conversation.
-    assert estimate['image features'] == freeze_vision * (1 + 8 + 8 * 2) * 49 * 128 * 4
+    # Of 49 tokens an image: a prompt's and eight replies'.
+    assert estimate['image features'] == freeze_vision * (1 + 8) * 49 * 128 * 4
 
 
 def test_moments_are_not_added_up_and_shards_divide_what_is_per_weight(head):

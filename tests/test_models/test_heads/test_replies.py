@@ -57,13 +57,20 @@ def started(prompt, row):
     return prompt, row[-1]
 
 
+def pixels_of(prompt):
+    """Those of all its images, and their grids, as a processor returns them."""
+    return [torch.cat([getattr(part, name) for part in prompt.parts])
+            for name in ('pixel_values', 'grid')]
+
+
 def plain_log_probs(head, prompt, ids):
     """(R,) by a forward of the model as transformers means it."""
     full = torch.cat([prompt.input_ids, ids])[None]
     types = torch.cat([prompt.token_types, torch.zeros_like(ids).int()])[None]
+    pixels, grids = pixels_of(prompt)
     logits = head.model(
         input_ids=full, attention_mask=torch.ones_like(full), mm_token_type_ids=types,
-        pixel_values=prompt.pixel_values, image_grid_thw=prompt.grid).logits[0, -len(ids) - 1:-1]
+        pixel_values=pixels, image_grid_thw=grids).logits[0, -len(ids) - 1:-1]
     logits[:, head.vision_token_ids] = -torch.inf
     return logits.log_softmax(dim=-1).gather(1, ids[:, None])[:, 0]
 
@@ -84,10 +91,12 @@ def test_tokens_and_pixels_are_those_of_the_rendered_conversation(config):
                               return_tensors='pt')
     assert found.input_ids.equal(expected['input_ids'][0])
     assert found.token_types.equal(expected['mm_token_type_ids'][0].to(found.token_types))
-    assert found.pixel_values.equal(expected['pixel_values'])
-    assert found.grid.equal(expected['image_grid_thw']) and len(found.grid) == 2
+    pixels, grids = pixels_of(found)
+    assert pixels.equal(expected['pixel_values'])
+    assert grids.equal(expected['image_grid_thw']) and len(grids) == 2
+    assert found.parts[0] is prompt, 'no copies of pixels or features'
     told = prompt.followed_by(response, ReplyEncoder(head.encoder)('No.'))
-    assert told.grid.equal(prompt.grid) and told.pixel_values.equal(prompt.pixel_values)
+    assert told.parts == (prompt, )
     assert head.processor.tokenizer.decode(told.input_ids).count('No.') == 1
 
 

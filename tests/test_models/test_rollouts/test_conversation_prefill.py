@@ -39,7 +39,7 @@ def conversations(head):
 
 def apart(prompts):
     """The same prompts, of which none is known to start as another."""
-    return [replace(prompt, first=None) for prompt in prompts]
+    return [replace(prompt, first=prompt.first and replace(prompt.first)) for prompt in prompts]
 
 
 @pytest.fixture

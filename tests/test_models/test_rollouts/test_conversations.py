@@ -46,7 +46,7 @@ def test_a_call_shows_a_part_and_an_answer_ends(head, images):
     first, second, third = engine.calls
     assert (first['group_size'], second['group_size']) == (2, 1)
     assert second['prompts'][0] is talks[0].prompt and len(second['prompts']) == 2
-    assert [len(prompt.grid) for prompt in (*second['prompts'], *third['prompts'])] == [2, 2, 3]
+    assert [len(prompt.parts) for prompt in (*second['prompts'], *third['prompts'])] == [2, 2, 3]
     assert all(call['temperature'] == 0.7 for call in engine.calls)
     # conversations 0 and 3, whatever their batch; other draws in each turn
     assert second['prompt_numbers'] == [0, 3] and third['prompt_numbers'] == [3]
