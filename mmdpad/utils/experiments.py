@@ -73,8 +73,11 @@ def experiment_parser(description: str, example: str,
 
 def check_file(what: str, path: str | None) -> None:
     """Exit with a one-line message unless ``path`` is None or a file."""
-    if path is not None and not Path(path).is_file():
-        raise SystemExit(f'{what} {path!r} does not exist; correct the path')
+    if path is None or Path(path).is_file():
+        return
+    if Path(path).is_dir():
+        raise SystemExit(f'{what} {path!r} should be a file, but is a folder; name a file in it')
+    raise SystemExit(f'{what} {path!r} does not exist; correct the path')
 
 
 def check_checkpoint(what: str, path: str | None, config: Config) -> None:

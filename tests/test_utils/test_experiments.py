@@ -1,7 +1,7 @@
 # Copyright (c) mmdpad authors. Licensed under Apache-2.0.
 import pytest
 
-from mmdpad.utils import config_parser, load_config
+from mmdpad.utils import check_file, config_parser, load_config
 
 CONFIG = 'mmdpad::dpad/tiny_shapes.py'
 
@@ -65,3 +65,13 @@ def test_an_import_of_what_is_not_there_ends_with_one_line(tmp_path, line, told)
     config.write_text(f'{line}\nrewards = [dict(type=name)]\n')
     with pytest.raises(SystemExit, match=f'Failed to import {told}.*line 1.*correct the import'):
         load_config(config_parser('', 'a=1').parse_args([str(config)]))
+
+
+def test_a_folder_is_no_missing_file(tmp_path):
+    (tmp_path / 'a.jsonl').touch()
+    check_file('log', None)
+    check_file('log', str(tmp_path / 'a.jsonl'))
+    with pytest.raises(SystemExit, match=r"^log '.*' should be a file, but is a folder; name a fi"):
+        check_file('log', str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^log '.*b\.jsonl' does not exist; correct the path$"):
+        check_file('log', str(tmp_path / 'b.jsonl'))
