@@ -67,9 +67,8 @@ class EncodedPrompt:
         to it."""
         response_ids = response_ids.cpu()
         assert self.unexpanded_ids is not None and reply.unexpanded_ids is not None
-        first = self if self.first is None else self.first
         return replace(
-            self, first=first, replies=(*self.replies, *[reply] * bool(len(reply.grid))),
+            self, first=self.parts[0], replies=(*self.replies, *[reply] * bool(len(reply.grid))),
             input_ids=torch.cat([self.input_ids, response_ids, reply.input_ids]),
             token_types=torch.cat([self.token_types, torch.zeros_like(response_ids).int(),
                                    reply.token_types]),
